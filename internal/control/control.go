@@ -1,0 +1,106 @@
+// Package control is what the keeper and a worker say to each other, and the socket they say it over.
+//
+// It is a SOCK_SEQPACKET pair of Unix sockets: one JSON message a packet, with descriptors beside it (unix(7), SCM_RIGHTS).
+// The keeper sends any number of Sockets, then Start; the worker answers Ready and from then on a Beat every BeatEvery.
+// Drain makes the worker stop accepting, carry what it has until it ends or the bound is over, say Bye and exit 0.
+// When the socket closes the other side is dead: a worker then stops accepting at once and drains with its own bound.
+package control
+
+import (
+	"net/netip"
+	"time"
+)
+
+// BeatEvery is how often a worker whose loops all turn sends a Beat.
+const BeatEvery = 250 * time.Millisecond
+
+// Message is one packet: exactly one field is set.
+type Message struct {
+	// From the keeper.
+	Sockets   *Sockets   `json:"sockets,omitempty"`
+	Start     *Start     `json:"start,omitempty"`
+	Drain     *Drain     `json:"drain,omitempty"`
+	Destroyed *Destroyed `json:"destroyed,omitempty"`
+	// From the worker.
+	Ready   *Ready   `json:"ready,omitempty"`
+	Beat    *Beat    `json:"beat,omitempty"`
+	Destroy *Destroy `json:"destroy,omitempty"`
+	Bye     *Bye     `json:"bye,omitempty"`
+}
+
+// Sockets hands over listening sockets of one address of one listener: the packet carries one descriptor for each member of
+// the SO_REUSEPORT group. They are non-blocking and already listen; the keeper keeps its own copies open.
+type Sockets struct {
+	Listener string         `json:"listener"`
+	Address  netip.AddrPort `json:"address"`
+}
+
+// Start tells the worker to begin. The packet carries one descriptor: a file (memfd) with the configuration's text.
+type Start struct {
+	File       string `json:"file"`       // the configuration's name, for messages
+	Generation uint64 `json:"generation"` // of the configuration, from 1
+}
+
+// Drain tells the worker to stop accepting and to end when its connections have, or after Bound.
+type Drain struct {
+	Bound time.Duration `json:"bound"`
+}
+
+// Destroy asks the keeper, who has CAP_NET_ADMIN, to destroy a TIME_WAIT socket that is in the way of a connect (sock_diag(7), SOCK_DESTROY).
+type Destroy struct {
+	ID     uint64         `json:"id"`
+	Local  netip.AddrPort `json:"local"`
+	Remote netip.AddrPort `json:"remote"`
+}
+
+// Destroyed answers Destroy. Error is "" when the socket is gone.
+type Destroyed struct {
+	ID    uint64 `json:"id"`
+	Error string `json:"error,omitempty"`
+}
+
+// Ready says that every loop accepts.
+type Ready struct{}
+
+// Bye is the last message of a worker that ends as told.
+type Bye struct {
+	Stats Stats `json:"stats"`
+	Cut   int   `json:"cut"` // connections that were still open at the bound and were reset
+}
+
+// Beat says that all loops turned since the last one. A worker with a stuck loop must not send it.
+type Beat struct {
+	Stats Stats `json:"stats"`
+}
+
+// Stats are a worker's counters since it started, by listener name.
+type Stats map[string]Listener
+
+// Listener holds one listener's counters. All but Active only grow.
+type Listener struct {
+	Accepted      uint64            `json:"accepted"`
+	Active        uint64            `json:"active"`
+	BytesIn       uint64            `json:"bytes_in"`         // client to server
+	BytesOut      uint64            `json:"bytes_out"`        // server to client
+	PortKept      uint64            `json:"port_kept"`        // upstream connections that have the client's port
+	PortFallbacks uint64            `json:"port_fallbacks"`   // upstream connections that had to take another
+	Errors        map[string]uint64 `json:"errors,omitempty"` // by kind, see the Error constants
+}
+
+// Kinds of errors, the keys of Listener.Errors.
+const (
+	ErrorConnectRefused = "connect_refused"
+	ErrorConnectTimeout = "connect_timeout"
+	ErrorConnectOther   = "connect_other"
+	ErrorNoPort         = "no_port"      // source_port: require, and the client's port was taken; or no port at all
+	ErrorClientReset    = "client_reset" // the client reset; passed on
+	ErrorServerReset    = "server_reset" // the server reset; passed on
+	ErrorIdle           = "idle"         // timed out with no byte in either direction
+	ErrorHalfClosed     = "half_closed"  // timed out after one side ended
+	ErrorLimitListener  = "limit_listener"
+	ErrorLimitClient    = "limit_client"
+	ErrorLoop           = "loop"           // would have connected to Salp itself
+	ErrorNoDestination  = "no_destination" // REDIRECT's conntrack entry was gone, or nobody intercepted this connection
+	ErrorDescriptors    = "descriptors"    // out of file descriptors
+	ErrorInternal       = "internal"
+)
