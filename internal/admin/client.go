@@ -1,0 +1,127 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// maxAnswer bounds what a Client reads, in bytes.
+const maxAnswer = 64 << 20
+
+// ErrNotRunning is wrapped by the errors of Dial when no gateway runs with that run directory.
+var ErrNotRunning = errors.New("no gateway runs")
+
+// Client asks a running gateway. It is safe for use by several goroutines.
+type Client struct {
+	runDir string
+	http   http.Client
+}
+
+// Dial finds the gateway that runs with a run directory.
+func Dial(runDir string) (*Client, error) {
+	path := SocketPath(runDir)
+	conn, err := net.DialTimeout("unix", path, 2*time.Second)
+	if err != nil {
+		return nil, dialError(runDir, err)
+	}
+	conn.Close()
+	c := &Client{runDir: runDir}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+		MaxIdleConns:    1,
+		IdleConnTimeout: 10 * time.Second,
+	}
+	return c, nil
+}
+
+func dialError(runDir string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w with run directory %s: start one with 'salp run --run-dir %s', or name another with --run-dir", ErrNotRunning, runDir, runDir)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the gateway with run directory %s answers only the user it was started by: try as root", runDir)
+	default:
+		return fmt.Errorf("gateway with run directory %s: %w", runDir, err)
+	}
+}
+
+// Close lets go of the connection.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status asks the gateway about itself.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	code, body, err := c.do(ctx, http.MethodGet, "/status")
+	if err != nil {
+		return nil, err
+	}
+	if code != http.StatusOK {
+		return nil, c.refused("status", code, body)
+	}
+	var status Status
+	if err := json.Unmarshal(body, &status); err != nil {
+		return nil, fmt.Errorf("gateway with run directory %s: its status cannot be read (is it of another version?): %w", c.runDir, err)
+	}
+	return &status, nil
+}
+
+// Reload has the gateway read its configuration again, and returns the new generation's number when it is in force. The error says why
+// the old configuration stayed.
+func (c *Client) Reload(ctx context.Context) (generation uint64, err error) {
+	code, body, err := c.do(ctx, http.MethodPost, "/reload")
+	if err != nil {
+		return 0, err
+	}
+	var a ReloadAnswer
+	if err := json.Unmarshal(body, &a); err != nil {
+		return 0, c.refused("reload", code, body)
+	}
+	if a.Error != "" {
+		return 0, errors.New(a.Error)
+	}
+	return a.Generation, nil
+}
+
+// Stop has the gateway drain, remove what it has in the kernel, and end. It returns once that has begun.
+func (c *Client) Stop(ctx context.Context) error {
+	code, body, err := c.do(ctx, http.MethodPost, "/stop")
+	if err != nil {
+		return err
+	}
+	if code != http.StatusNoContent {
+		return c.refused("stop", code, body)
+	}
+	return nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string) (code int, body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://salp"+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return 0, nil, fmt.Errorf("gateway with run directory %s: %w", c.runDir, errors.Unwrap(err))
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return 0, nil, fmt.Errorf("gateway with run directory %s: its answer was cut: %w", c.runDir, err)
+	}
+	return response.StatusCode, body, nil
+}
+
+func (c *Client) refused(what string, code int, body []byte) error {
+	return fmt.Errorf("gateway with run directory %s: %s: %s (HTTP %d)", c.runDir, what, strings.TrimSpace(string(body)), code)
+}

@@ -1,0 +1,119 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// SocketPath returns where the gateway with that run directory answers.
+func SocketPath(runDir string) string { return filepath.Join(runDir, "salp.sock") }
+
+// Gateway is what the server asks and tells. Its methods are called by several goroutines at once.
+type Gateway interface {
+	Status(ctx context.Context) (Status, error)
+	// Reload returns when the new configuration is in force, or why it is not.
+	Reload(ctx context.Context) (generation uint64, err error)
+	// Stop returns once the gateway has begun to stop.
+	Stop(ctx context.Context) error
+}
+
+// Server answers on the socket of a run directory.
+type Server struct {
+	http *http.Server
+	path string
+	done chan struct{}
+}
+
+// Serve starts to answer. The caller must hold the run directory (two servers in one would take each other's socket): what is in the
+// socket's place is from a gateway that died and is removed.
+func Serve(runDir string, gateway Gateway, log *slog.Logger) (*Server, error) {
+	path := SocketPath(runDir)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	// The mode is set before bind(2), which takes it over: there is no moment in which others may connect.
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }), err)
+	}}
+	listener, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	s := &Server{
+		path: path,
+		done: make(chan struct{}),
+		http: &http.Server{
+			Handler:           handler(gateway),
+			ReadHeaderTimeout: 5 * time.Second,
+			IdleTimeout:       time.Minute,
+			MaxHeaderBytes:    16 << 10,
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		},
+	}
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("admin socket has stopped answering", "socket", path, "error", err)
+		}
+	}()
+	return s, nil
+}
+
+// Close answers what is being asked, for a second at most, and removes the socket.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.http.Close()
+	}
+	<-s.done
+	return err
+}
+
+func handler(gateway Gateway) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		status, err := gateway.Status(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		answer(w, http.StatusOK, status)
+	})
+	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
+		generation, err := gateway.Reload(r.Context())
+		if err != nil {
+			answer(w, http.StatusUnprocessableEntity, ReloadAnswer{Error: err.Error()})
+			return
+		}
+		answer(w, http.StatusOK, ReloadAnswer{Generation: generation})
+	})
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
+		if err := gateway.Stop(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	return mux
+}
+
+func answer(w http.ResponseWriter, code int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	_ = encoder.Encode(value) // the client is gone; there is nobody to tell
+}
