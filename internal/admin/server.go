@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+// maxPath is how long the name of a Unix socket may be (unix(7), sun_path with its final zero byte).
+const maxPath = 107
+
 // SocketPath returns where the gateway with that run directory answers.
 func SocketPath(runDir string) string { return filepath.Join(runDir, "salp.sock") }
 
@@ -38,13 +41,17 @@ type Server struct {
 // socket's place is from a gateway that died and is removed.
 func Serve(runDir string, gateway Gateway, log *slog.Logger) (*Server, error) {
 	path := SocketPath(runDir)
+	if len(path) > maxPath {
+		return nil, fmt.Errorf("admin socket: the path %s is longer than the %d bytes a Unix socket may have: choose a shorter run directory", path, maxPath)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
 	// The mode is set before bind(2), which takes it over: there is no moment in which others may connect.
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		return errors.Join(c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }), err)
+		var chmod error
+		err := c.Control(func(fd uintptr) { chmod = syscall.Fchmod(int(fd), 0o600) })
+		return errors.Join(err, chmod)
 	}}
 	listener, err := config.Listen(context.Background(), "unix", path)
 	if err != nil {
