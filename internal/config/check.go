@@ -1,0 +1,289 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// checker looks for values that do not go together. Each value by itself has been checked before.
+type checker struct {
+	cfg       *Config
+	byAddress map[netip.AddrPort]string // listener names
+	errs      Errors
+}
+
+// check returns every contradiction in cfg. It judges by what the file holds, so that a value that was refused by itself is not
+// also called missing.
+func check(cfg *Config) Errors {
+	c := &checker{cfg: cfg, byAddress: map[netip.AddrPort]string{}}
+	for _, o := range c.own() {
+		c.byAddress[o.addr] = o.name
+	}
+	for _, l := range cfg.Listeners {
+		c.listener(l)
+	}
+	for _, p := range cfg.Pools {
+		c.servers(p)
+	}
+	c.listenCollisions()
+	c.interceptCollisions()
+	c.portCollisions()
+	return c.errs
+}
+
+func (c *checker) fault(path Path, message, hint string) {
+	c.errs = append(c.errs, c.cfg.Fault(path, message, hint))
+}
+
+func (c *checker) has(path Path) bool { return c.cfg.places.has(path) }
+
+// listener checks what one listener says against itself.
+func (c *checker) listener(l *Listener) {
+	at := Path{"listeners", l.Name}
+	listen, intercept, pool := c.has(at.with("listen")), c.has(at.with("intercept")), c.has(at.with("pool"))
+	switch {
+	case listen && intercept:
+		c.fault(at.with("intercept"), "a listener has listen or intercept, not both", "make two listeners of it")
+	case !listen && !intercept:
+		c.fault(at, l.Name+" has neither listen nor intercept",
+			"add  listen: [ADDRESS:PORT]  if clients dial this machine, or  intercept: {interfaces: [eth0], ports: [80]}  if they dial the servers")
+	case listen && !pool:
+		c.fault(at, l.Name+" has no pool, and clients who dial Salp name no other server", "add  pool: NAME")
+	case listen && c.has(at.with("on_failure")):
+		c.fault(at.with("on_failure"), "on_failure needs intercept: who dials Salp cannot reach the server without it", "remove the key")
+	}
+	if l.Pool != "" && c.cfg.Pool(l.Pool) == nil {
+		c.fault(at.with("pool"), fmt.Sprintf("there is no pool %q", l.Pool), c.poolHint(l.Pool))
+	}
+	if l.Source != SourceClient && !c.wrong(at.with("source"), l.Source == SourceProxy) && c.has(at.with("source_port")) {
+		c.fault(at.with("source_port"), "source_port needs source: client; the proxy's own connections have the proxy's ports", "add  source: client, or remove the key")
+	}
+	if l.Source == SourceClient && l.Intercept != nil && l.Intercept.Method == MethodRedirect {
+		c.fault(at.with("intercept").with("method"), "method: redirect cannot show the server the client's address: that needs what tproxy needs", "use  method: tproxy, or  source: proxy")
+	}
+	if l.Limits.Connections > 0 && l.Limits.PerClient > l.Limits.Connections {
+		c.fault(at.with("limits").with("per_client"), "per_client is more than connections, so it can never be reached", "make it smaller, or remove it")
+	}
+	c.localServers(l, at)
+}
+
+// wrong says that the file holds a value at path that was refused. fits says that what is there by default would pass for it.
+func (c *checker) wrong(path Path, fits bool) bool { return c.has(path) && !fits }
+
+func (c *checker) poolHint(name string) string {
+	if len(c.cfg.Pools) == 0 {
+		return "add it under pools:, or remove the key"
+	}
+	var entries []entry
+	var names []string
+	for _, p := range c.cfg.Pools {
+		entries, names = append(entries, entry{key: p.Name}), append(names, p.Name)
+	}
+	if best := nearest(name, entries); best != "" {
+		return "did you mean " + best + "?"
+	}
+	return clip("the pools are " + choice(names))
+}
+
+// localServers refuses servers on a loopback address where they would see the client's: the kernel sends no answer from there to elsewhere.
+func (c *checker) localServers(l *Listener, at Path) {
+	p := c.cfg.Pool(l.Pool)
+	if l.Source != SourceClient || p == nil {
+		return
+	}
+	for _, s := range p.Servers {
+		if s.Address.Addr().IsLoopback() {
+			c.fault(at.with("source"), fmt.Sprintf("source: client cannot work with the server %s of pool %s: it would answer the client past Salp", s.Address, p.Name),
+				"use  source: proxy, or an address of the server that is not a loopback one")
+			return
+		}
+	}
+}
+
+// servers looks for a server that is there twice or is Salp itself.
+func (c *checker) servers(p *Pool) {
+	seen := map[netip.AddrPort]bool{}
+	for i, s := range p.Servers {
+		if !s.Address.IsValid() {
+			continue
+		}
+		at := Path{"pools", p.Name, "servers", i}
+		if seen[s.Address] {
+			c.fault(at, fmt.Sprintf("server %s is in pool %s twice", s.Address, p.Name), "remove one of them")
+		}
+		seen[s.Address] = true
+		if l := c.listenerReachedBy(s.Address); l != "" {
+			c.fault(at, fmt.Sprintf("server %s is listener %s of this file: connections would go round in a loop", s.Address, l), "name the server's own address")
+		}
+	}
+}
+
+// ownAddress is an address a listener of this file listens on.
+type ownAddress struct {
+	addr netip.AddrPort
+	name string
+	at   Path
+}
+
+// own returns every address of listen keys, in the order of the file.
+func (c *checker) own() []ownAddress {
+	var all []ownAddress
+	for _, l := range c.cfg.Listeners {
+		for i, a := range l.Listen {
+			if a.IsValid() {
+				all = append(all, ownAddress{a, l.Name, Path{"listeners", l.Name, "listen", i}})
+			}
+		}
+	}
+	return all
+}
+
+// listenerReachedBy returns the name of the listener that a connection to the address would arrive at, or "".
+func (c *checker) listenerReachedBy(to netip.AddrPort) string {
+	if name, ok := c.byAddress[to]; ok {
+		return name
+	}
+	if to.Addr().IsLoopback() {
+		return c.byAddress[netip.AddrPortFrom(wildcardOf(to.Addr()), to.Port())]
+	}
+	return ""
+}
+
+// listenCollisions looks for addresses that two listeners, or one twice, would listen on.
+func (c *checker) listenCollisions() {
+	all := c.own()
+	ports := map[netip.AddrPort]ownAddress{} // wildcard addresses
+	for _, o := range all {
+		if o.addr.Addr().IsUnspecified() {
+			if _, ok := ports[o.addr]; !ok {
+				ports[o.addr] = o
+			}
+		}
+	}
+	seen := map[netip.AddrPort]ownAddress{}
+	for _, o := range all {
+		if first, ok := seen[o.addr]; ok {
+			c.fault(o.at, fmt.Sprintf("%s is the address of listener %s already", o.addr, first.name), "each address can be listened on once")
+			continue
+		}
+		seen[o.addr] = o
+		if w, ok := ports[netip.AddrPortFrom(wildcardOf(o.addr.Addr()), o.addr.Port())]; ok && w.addr != o.addr {
+			c.fault(o.at, fmt.Sprintf("%s is part of %s, the address of listener %s", o.addr, w.addr, w.name), "name the single addresses in both, or use another port")
+		}
+	}
+}
+
+// wildcardOf returns the address that stands for every address of ip's family.
+func wildcardOf(ip netip.Addr) netip.Addr {
+	if ip.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// taking is a range of ports that a listener takes in.
+type taking struct {
+	PortRange
+	name string
+	at   Path
+}
+
+// interceptCollisions looks for connections that two listeners, or one twice, would take in.
+func (c *checker) interceptCollisions() {
+	byInterface := map[string][]taking{}
+	for _, l := range c.cfg.Listeners {
+		if l.Intercept == nil {
+			continue
+		}
+		at := Path{"listeners", l.Name, "intercept"}
+		mine := map[string]bool{}
+		for i, name := range l.Intercept.Interfaces {
+			switch {
+			case name == "":
+			case mine[name]:
+				c.fault(at.with("interfaces").with(i), "interface "+name+" is here twice", "remove one of them")
+			default:
+				mine[name] = true
+			}
+		}
+		for i, p := range l.Intercept.Ports {
+			for name := range mine {
+				if p.First > 0 {
+					byInterface[name] = append(byInterface[name], taking{p, l.Name, at.with("ports").with(i)})
+				}
+			}
+		}
+	}
+	told := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(byInterface)) {
+		c.overlaps(name, byInterface[name], told)
+	}
+}
+
+// overlaps reports the ranges of one interface that share ports; each place once.
+func (c *checker) overlaps(name string, all []taking, told map[string]bool) {
+	order := slices.SortedStableFunc(slices.Values(all), func(a, b taking) int { return int(a.First) - int(b.First) })
+	widest := 0 // of those before, the one that reaches furthest
+	for i := 1; i < len(order); i++ {
+		a, b := order[widest], order[i]
+		if b.First > a.Last {
+			widest = i
+			continue
+		}
+		if b.Last > a.Last {
+			widest = i
+		}
+		if c.before(a.at, b.at) {
+			a, b = b, a // the later one is the one to mend
+		}
+		if told[a.at.id()] {
+			continue
+		}
+		told[a.at.id()] = true
+		if a.name == b.name {
+			c.fault(a.at, fmt.Sprintf("%s and %s overlap", a.PortRange, b.PortRange), "remove one, or join them to one range")
+			continue
+		}
+		c.fault(a.at, fmt.Sprintf("listener %s takes in %s on %s already", b.name, b.PortRange, name), "give each connection to one listener: use other ports or interfaces")
+	}
+}
+
+// before says that the value at a stands before the one at b in the file.
+func (c *checker) before(a, b Path) bool {
+	lineA, columnA := c.cfg.places.find(a)
+	lineB, columnB := c.cfg.places.find(b)
+	return lineA < lineB || lineA == lineB && columnA < columnB
+}
+
+// String writes a range as the file does.
+func (p PortRange) String() string {
+	if p.First == p.Last {
+		return fmt.Sprintf("port %d", p.First)
+	}
+	return fmt.Sprintf("ports %d-%d", p.First, p.Last)
+}
+
+// portCollisions looks for local ports of interception that something else in the file has.
+func (c *checker) portCollisions() {
+	seen := map[uint16]string{}
+	for _, l := range c.cfg.Listeners {
+		if l.Intercept == nil || l.Intercept.Port == 0 {
+			continue
+		}
+		at, port := Path{"listeners", l.Name, "intercept", "port"}, l.Intercept.Port
+		if first, ok := seen[port]; ok {
+			c.fault(at, fmt.Sprintf("port %d is the interception port of listener %s already", port, first), "choose another, or remove the key")
+			continue
+		}
+		seen[port] = l.Name
+		for _, o := range c.own() {
+			here := o.addr.Addr().IsUnspecified() || o.addr.Addr().IsLoopback() || l.Intercept.Method == MethodRedirect
+			if o.addr.Port() == port && here {
+				c.fault(at, fmt.Sprintf("port %d is taken by %s of listener %s", port, o.addr, o.name), "choose another, or remove the key")
+				break
+			}
+		}
+	}
+}

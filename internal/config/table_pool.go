@@ -1,0 +1,69 @@
+package config
+
+import (
+	"net/netip"
+
+	"go.yaml.in/yaml/v4"
+)
+
+var poolKeys = mapping(nil,
+	prop(entry{key: "balance", def: string(BalanceRoundRobin),
+		doc:     "How a server is chosen for each connection.",
+		example: "balance: round-robin",
+		aka:     []string{"algorithm", "lb", "policy"},
+	}, enum(BalanceRoundRobin), func(p *Pool) *Balance { return &p.Balance }),
+	prop(entry{key: "servers", required: true,
+		doc:     "The servers.",
+		example: "servers: [\"10.0.2.2:80\", \"10.0.2.3:80\"]",
+		aka:     []string{"server", "backends", "members", "targets", "upstreams"},
+	}, list(server(), maxServers), func(p *Pool) *[]Server { return &p.Servers }),
+)
+
+var serverKeys = mapping(nil,
+	prop(entry{key: "address", required: true,
+		doc:     "The server's address and port.",
+		example: "address: 10.0.2.2:80",
+		aka:     []string{"host", "addr", "ip"},
+	}, address(false), func(s *Server) *netip.AddrPort { return &s.Address }),
+)
+
+// server is an address with a port alone, or a mapping that says more.
+func server() kind[Server] {
+	short := address(false)
+	s := serverKeys.shape
+	s.words = "address with port or mapping"
+	return kind[Server]{shape: s, read: func(r *reader, n *yaml.Node, at Path) (Server, bool) {
+		if n.Kind == yaml.MappingNode && r.text(n) != "" && r.text(n)[0] != '[' {
+			return serverKeys.read(r, n, at)
+		}
+		a, ok := short.read(r, n, at)
+		return Server{Address: a}, ok
+	}}
+}
+
+// poolName is the name of a pool; check sees to it that there is such a pool.
+func poolName() kind[string] {
+	return word("name of a pool", map[string]any{"pattern": namePattern}, func(s string) (problem, hint string) {
+		if !nameForm.MatchString(s) {
+			return "cannot be the name of a pool", "a name is a letter, then up to 31 letters, digits, _ and -"
+		}
+		return "", ""
+	})
+}
+
+// routingTable is the number of a routing table that is not one of the kernel's own. (ip-route(8))
+func routingTable() kind[uint32] {
+	k := number[uint32](1, 4294967295)
+	read := k.read
+	k.shape.schema["not"] = map[string]any{"enum": []int{253, 254, 255}}
+	k.shape.words += ", not 253 to 255"
+	k.read = func(r *reader, n *yaml.Node, at Path) (uint32, bool) {
+		v, ok := read(r, n, at)
+		if ok && v >= 253 && v <= 255 {
+			r.bad(n, at, "is one of the kernel's own tables (default, main, local)", "choose a number that no one else uses")
+			return 0, false
+		}
+		return v, ok
+	}
+	return k
+}
