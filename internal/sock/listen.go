@@ -1,0 +1,103 @@
+package sock
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ListenOptions are the options of a group of listening sockets.
+type ListenOptions struct {
+	Transparent bool          // take connections for any address, diverted by nft tproxy; needs CAP_NET_RAW or CAP_NET_ADMIN
+	Keepalive   time.Duration // idle time and interval of accepted connections; 0: off
+	Backlog     int           // 0: 65535, which the kernel cuts to net.core.somaxconn
+}
+
+// Listen opens a SO_REUSEPORT group of n listening TCP sockets on one address, one for each event loop: the kernel spreads new
+// connections over them. They are non-blocking and close on exec. An IPv6 socket takes IPv6 only. MPTCP is never offered.
+func Listen(addr netip.AddrPort, n int, o ListenOptions) ([]int, error) {
+	fds := make([]int, 0, n)
+	for range n {
+		fd, err := listen(addr, o)
+		if err != nil {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+			return nil, fmt.Errorf("listen on %s: %w", addr, err)
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+func listen(addr netip.AddrPort, o ListenOptions) (fd int, err error) {
+	family, level, transparent := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT
+	if addr.Addr().Is4() {
+		family, level, transparent = unix.AF_INET, unix.IPPROTO_IP, unix.IP_TRANSPARENT
+	}
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	options := []struct {
+		want                 bool
+		level, option, value int
+		name                 string
+	}{
+		{true, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1, "SO_REUSEADDR"},
+		{true, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"},
+		{family == unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
+		{o.Transparent, level, transparent, 1, "IP_TRANSPARENT"},
+	}
+	for _, s := range options {
+		if !s.want {
+			continue
+		}
+		if err := unix.SetsockoptInt(fd, s.level, s.option, s.value); err != nil {
+			return -1, os.NewSyscallError("setsockopt "+s.name, err)
+		}
+	}
+	if err := Tune(fd, o.Keepalive); err != nil {
+		return -1, err
+	}
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
+	if family == unix.AF_INET {
+		sa = &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return -1, os.NewSyscallError("bind", err)
+	}
+	if o.Backlog <= 0 {
+		o.Backlog = 65535
+	}
+	if err := unix.Listen(fd, o.Backlog); err != nil {
+		return -1, os.NewSyscallError("listen", err)
+	}
+	return fd, nil
+}
+
+// Tune sets on a listening socket the options that its connections inherit: no Nagle delay, urgent bytes in the stream, and
+// keepalive. It needs no privilege, so that a worker can bring the sockets it was handed up to its own configuration.
+func Tune(fd int, keepalive time.Duration) error {
+	if e := SetNoDelay(fd); e != 0 {
+		return os.NewSyscallError("setsockopt TCP_NODELAY", e)
+	}
+	if e := setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); e != 0 {
+		return os.NewSyscallError("setsockopt SO_OOBINLINE", e)
+	}
+	if e := SetKeepalive(fd, Seconds(keepalive)); e != 0 {
+		return os.NewSyscallError("setsockopt SO_KEEPALIVE", e)
+	}
+	return nil
+}
+
+// Seconds rounds a duration up to whole seconds, the unit of the kernel's keepalive options.
+func Seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
