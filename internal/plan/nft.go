@@ -1,32 +1,35 @@
 package plan
 
-import "net/netip"
+import (
+	"encoding/json"
+	"net/netip"
+)
 
 // Table is an nft table of family inet.
 type Table struct {
-	Name   string
-	Owner  bool // the kernel removes it with the socket that made it (NFT_TABLE_F_OWNER)
-	Sets   []Set
-	Chains []Chain
+	Name   string  `json:"name"`
+	Owner  bool    `json:"owner"` // the kernel removes it with the socket that made it (NFT_TABLE_F_OWNER)
+	Sets   []Set   `json:"sets,omitempty"`
+	Chains []Chain `json:"chains"`
 }
 
 // Set is a named nft set.
 type Set struct {
-	Name     string
-	Type     string   // as nft spells it: inet_proto, inet_service, ifname, ipv4_addr, ipv6_addr
-	Timeout  bool     // elements may expire
-	Interval bool     // elements may be ranges
-	Runtime  bool     // elements are run-time state: written by kernel.Alive and the like, neither printed nor compared
-	Elements []string // as nft spells them
+	Name     string   `json:"name"`
+	Type     string   `json:"type"`               // as nft spells it: inet_proto, inet_service, ifname, ipv4_addr, ipv6_addr
+	Timeout  bool     `json:"timeout,omitempty"`  // elements may expire
+	Interval bool     `json:"interval,omitempty"` // elements may be ranges
+	Runtime  bool     `json:"runtime,omitempty"`  // elements are run-time state: written by kernel.Alive and the like, neither printed nor compared
+	Elements []string `json:"elements,omitempty"` // as nft spells them
 }
 
 // Chain is an nft chain; a base chain when Hook is set.
 type Chain struct {
-	Name     string
-	Type     string // filter or nat; base chains only
-	Hook     string // prerouting, input, forward, output; "" for a regular chain
-	Priority int    // base chains only; lower is earlier
-	Rules    []NFTRule
+	Name     string    `json:"name"`
+	Type     string    `json:"type,omitempty"`     // filter or nat; base chains only
+	Hook     string    `json:"hook,omitempty"`     // prerouting, input, forward, output; "" for a regular chain
+	Priority int       `json:"priority,omitempty"` // base chains only; lower is earlier
+	Rules    []NFTRule `json:"rules"`
 }
 
 // NFTRule is one rule: matches and statements in order, and a comment that says why it is there.
@@ -35,7 +38,23 @@ type NFTRule struct {
 	Comment string
 }
 
+// MarshalJSON writes the matches and statements as their nft text.
+func (r NFTRule) MarshalJSON() ([]byte, error) {
+	texts := make([]string, len(r.Exprs))
+	for i, e := range r.Exprs {
+		texts[i] = e.Text()
+	}
+	return json.Marshal(struct {
+		Exprs   []string `json:"exprs"`
+		Comment string   `json:"comment,omitempty"`
+	}{texts, r.Comment})
+}
+
 // Expr is one match or statement. Text is its nft spelling as `nft list ruleset` would print it back.
+//
+// nft leaves a match out of its listing when a later one implies it, and so does this package: a rule that has a DPort or TCPFlags
+// has no L4Proto, and one that has a Daddr has no NFProto. Who writes a rule to the kernel puts the implied match (meta l4proto tcp,
+// meta nfproto) before the first of them.
 type Expr interface{ Text() string }
 
 // Matches.
@@ -49,16 +68,18 @@ type (
 	L4Proto struct{ Protos []byte }
 	// NFProto matches the address family.
 	NFProto struct{ Family Family }
-	// DPort matches the TCP destination port.
+	// DPort matches the TCP destination port, and implies TCP.
 	DPort struct{ Ranges []PortRange }
-	// TCPFlags matches tcp flags & Mask == (or != with Not) Value.
+	// TCPFlags matches tcp flags & Mask == (or != with Not) Value, and implies TCP.
 	TCPFlags struct {
 		Mask, Value byte
 		Not         bool
 	}
 	// SocketTransparent matches packets whose local socket is transparent. (nft(8), SOCKET EXPRESSION)
 	SocketTransparent struct{}
-	// SocketMark matches the mark of the packet's local full socket: mark & Mask == Value; it breaks the rule for TIME_WAIT sockets.
+	// SocketWildcard matches packets whose local full socket is bound to no address; it breaks the rule for TIME_WAIT and SYN_RECV sockets.
+	SocketWildcard struct{}
+	// SocketMark matches the mark of the packet's local full socket: mark & Mask == Value; it breaks the rule for TIME_WAIT and SYN_RECV sockets.
 	SocketMark struct{ Mask, Value uint32 }
 	// Mark matches the packet mark: mark & Mask == Value.
 	Mark struct{ Mask, Value uint32 }
@@ -71,12 +92,12 @@ type (
 		Set string
 		Not bool
 	}
-	// DaddrType matches the destination's route type: local, broadcast, multicast. (fib daddr type)
+	// DaddrType matches the destination's route type: local, broadcast, anycast, multicast. (fib daddr type)
 	DaddrType struct {
 		Types []string
 		Not   bool
 	}
-	// Daddr matches the destination address.
+	// Daddr matches the destination address, and implies its family.
 	Daddr struct {
 		Prefix netip.Prefix
 		Not    bool
@@ -94,11 +115,11 @@ type (
 	}
 	// SetZone puts the packet into a conntrack zone.
 	SetZone struct{ Zone uint16 }
-	// TProxy diverts to a local listener; the rule ends there when none listens. The rule must also match the family.
+	// TProxy diverts to a local listener; the rule ends there when none listens. The rule must also match the family and TCP.
 	TProxy struct{ To netip.AddrPort }
-	// Redirect is NAT to a local port.
+	// Redirect is NAT to a local port of the ingress interface's address. The rule must also match TCP.
 	Redirect struct{ Port uint16 }
-	// RejectReset answers with a TCP reset.
+	// RejectReset answers with a TCP reset. The rule must also match TCP.
 	RejectReset struct{}
 	// Counter counts packets and bytes; its values are neither printed nor compared.
 	Counter struct{}
@@ -110,3 +131,20 @@ type (
 
 // PortRange is an inclusive range of ports.
 type PortRange struct{ First, Last uint16 }
+
+// Bits of the TCP flags. (RFC 9293, 3.1)
+const (
+	FIN byte = 1 << iota
+	SYN
+	RST
+	PSH
+	ACK
+	URG
+)
+
+// Numbers of /etc/protocols.
+const (
+	ICMP   byte = 1
+	TCP    byte = 6
+	ICMPv6 byte = 58
+)

@@ -2,15 +2,16 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 )
 
 // Plan is everything Salp wants in the kernel. The zero Plan wants nothing.
 type Plan struct {
-	Tables  []Table
-	Rules   []Rule
-	Routes  []Route
-	Sysctls []Sysctl
+	Tables  []Table  `json:"tables"`
+	Rules   []Rule   `json:"rules"`
+	Routes  []Route  `json:"routes"`
+	Sysctls []Sysctl `json:"sysctls"` // in the order to be set
 }
 
 // Family is an address family of rules and routes.
@@ -21,46 +22,59 @@ const (
 	IPv6 Family = 6
 )
 
+func (f Family) String() string {
+	if f == IPv6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// MarshalText writes ipv4 or ipv6, as nft does.
+func (f Family) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
 // Rule is an ip rule: packets from interface IIF whose mark has the bits Mark look into Table. (ip-rule(8))
+// It carries protocol kernel, because systemd-networkd deletes rules of any other that it did not make.
 type Rule struct {
-	Family   Family
-	Priority uint32
-	Mark     uint32
-	Mask     uint32
-	IIF      string
-	Table    uint32
+	Family   Family `json:"family"`
+	Priority uint32 `json:"priority"`
+	Mark     uint32 `json:"mark"`
+	Mask     uint32 `json:"mask"`
+	IIF      string `json:"iif"`
+	Table    uint32 `json:"table"`
 }
 
 // Route is `local default dev lo` in a table of ours, which makes diverted packets ours. (ip-route(8))
+// It carries protocol kernel, as a Rule does.
 type Route struct {
-	Family Family
-	Table  uint32
+	Family Family `json:"family"`
+	Table  uint32 `json:"table"`
 }
 
 // Sysctl is a value to set, named as below /proc/sys with slashes ("net/ipv4/ip_forward"). Former values are kept by package kernel.
 type Sysctl struct {
-	Name  string
-	Value string
-	Why   string
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	Why   string `json:"why"`
 }
 
 // Facts is what a plan needs to know about the host. Package kernel gathers it; tests write it by hand.
 type Facts struct {
-	Interfaces []Interface
-	Listening  []netip.AddrPort  // TCP sockets that listen now, those of this Salp left out
-	Ports      map[string]uint16 // local port of each intercepting listener that already has one, by listener name
-	IPv6       bool              // the kernel has IPv6
-	TProxy     Support           // nft tproxy and socket expressions work
+	Interfaces []Interface       `json:"interfaces"`
+	Listening  []netip.AddrPort  `json:"listening"` // TCP sockets that listen now, those of this Salp left out; one that serves both families is there twice
+	Ports      map[string]uint16 `json:"ports"`     // local port of each intercepting listener that already has one, by listener name
+	IPv6       bool              `json:"ipv6"`      // the kernel has IPv6
+	TProxy     Support           `json:"tproxy"`    // nft tproxy and socket expressions work
 }
 
 // Interface is a network interface of the host.
 type Interface struct {
-	Name      string
-	Loopback  bool
-	Up        bool
-	Enslaved  bool           // a bridge port or bond member: packets arrive on its master
-	Addresses []netip.Prefix // address with prefix length
-	AcceptsRA bool           // has an IPv6 route learned from router advertisements, which forwarding=1 would lose
+	Name      string         `json:"name"`
+	Loopback  bool           `json:"loopback,omitempty"`
+	Up        bool           `json:"up"`
+	Enslaved  bool           `json:"enslaved,omitempty"`   // a bridge port or bond member: packets arrive on its master
+	Master    string         `json:"master,omitempty"`     // the bridge or bond it is enslaved to; "" when that is not known
+	Addresses []netip.Prefix `json:"addresses"`            // address with prefix length
+	AcceptsRA bool           `json:"accepts_ra,omitempty"` // has an IPv6 route learned from router advertisements, which forwarding=1 would lose
 }
 
 // Support is the answer of a feature probe.
@@ -71,3 +85,31 @@ const (
 	Yes
 	No
 )
+
+func (s Support) String() string {
+	switch s {
+	case Yes:
+		return "yes"
+	case No:
+		return "no"
+	}
+	return "unknown"
+}
+
+// MarshalText writes yes, no or unknown.
+func (s Support) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (s *Support) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "yes":
+		*s = Yes
+	case "no":
+		*s = No
+	case "unknown", "":
+		*s = Unknown
+	default:
+		return fmt.Errorf("support is yes, no or unknown, not %q", text)
+	}
+	return nil
+}
