@@ -26,7 +26,7 @@ type Host struct {
 }
 
 // maxIdle bounds the threads a host keeps for the next Do.
-const maxIdle = 4
+const maxIdle = 32
 
 func newHost(l *Lab, name string) (*Host, error) {
 	fork, ns, err := newNamespace()

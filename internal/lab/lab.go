@@ -21,6 +21,9 @@ type Lab struct {
 	hosts  []*Host
 	onEnd  []func()
 	closed bool
+
+	closing  sync.Once
+	closeErr error
 }
 
 // New makes an empty lab. It fails when this process may not make network namespaces; the error then says which capability is
@@ -68,13 +71,14 @@ func (l *Lab) atEnd(f func()) {
 }
 
 // Close ends the servers, kills every process that lives in one of the lab's namespaces, children of children too, and lets the
-// namespaces go. Calling it again does nothing.
+// namespaces go. Calling it again waits for the first call and returns the same.
 func (l *Lab) Close() error {
+	l.closing.Do(func() { l.closeErr = l.close() })
+	return l.closeErr
+}
+
+func (l *Lab) close() error {
 	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		return nil
-	}
 	l.closed = true
 	hosts, onEnd := l.hosts, l.onEnd
 	l.mu.Unlock()

@@ -1,0 +1,183 @@
+package demo
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+
+	"salp/internal/lab"
+)
+
+const tcp = 6 // /etc/protocols
+
+// sockets returns the host's established TCP sockets as "local  ⇄  remote", those that have one of the addresses as their other end.
+func sockets(h *lab.Host, remotes ...netip.AddrPort) (found []string, err error) {
+	err = h.Do(func() error {
+		for _, family := range []uint8{nl.FAMILY_V4, nl.FAMILY_V6} {
+			all, err := netlink.SocketDiagTCP(family)
+			if err != nil {
+				return fmt.Errorf("reading sockets: %w", err)
+			}
+			for _, s := range all {
+				if s.State != netlink.TCP_ESTABLISHED {
+					continue
+				}
+				local := addrPort(s.ID.Source, s.ID.SourcePort)
+				remote := addrPort(s.ID.Destination, s.ID.DestinationPort)
+				for _, r := range remotes {
+					if r == remote {
+						found = append(found, fmt.Sprintf("socket     %s ⇄ %s", local, remote))
+					}
+				}
+			}
+		}
+		return nil
+	})
+	sort.Strings(found)
+	return found, err
+}
+
+// flows returns the conntrack entries of the host that a client's address and port are in.
+func flows(h *lab.Host, client netip.AddrPort) (found []string, err error) {
+	err = h.Do(func() error {
+		all, err := netlink.ConntrackTableList(netlink.ConntrackTable, nl.FAMILY_V4)
+		if err != nil {
+			return fmt.Errorf("reading conntrack: %w", err)
+		}
+		for _, f := range all {
+			if f.Forward.Protocol == tcp && addrPort(f.Forward.SrcIP, f.Forward.SrcPort) == client {
+				found = append(found, flowText(f))
+			}
+		}
+		return nil
+	})
+	sort.Strings(found)
+	return found, err
+}
+
+func flowText(f *netlink.ConntrackFlow) string {
+	text := fmt.Sprintf("conntrack  %s → %s, answers %s → %s",
+		addrPort(f.Forward.SrcIP, f.Forward.SrcPort), addrPort(f.Forward.DstIP, f.Forward.DstPort),
+		addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort), addrPort(f.Reverse.DstIP, f.Reverse.DstPort))
+	if f.Mark != 0 {
+		text += fmt.Sprintf(", mark %#x", f.Mark)
+	}
+	if f.Zone != 0 {
+		text += fmt.Sprintf(", zone %d", f.Zone)
+	}
+	return text
+}
+
+// rules returns the host's ip rules that look at a mark, as `ip rule` would spell them.
+func rules(h *lab.Host) (found []string, err error) {
+	err = h.Do(func() error {
+		all, err := netlink.RuleList(nl.FAMILY_V4)
+		if err != nil {
+			return fmt.Errorf("reading ip rules: %w", err)
+		}
+		for _, r := range all {
+			if r.Mark != 0 && r.Mask != nil {
+				found = append(found, fmt.Sprintf("ip rule    %d: from all fwmark %#x/%#x iif %s lookup %d", r.Priority, r.Mark, *r.Mask, r.IifName, r.Table))
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+func addrPort(ip net.IP, port uint16) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(a.Unmap(), port)
+}
+
+// state is what a gateway's kernel holds that Salp might change: one line for each table, ip rule, route and setting.
+type state map[string]string
+
+func readState(h *lab.Host) (state, error) {
+	s := state{}
+	err := h.Do(func() error {
+		tables, err := (&nftables.Conn{}).ListTables()
+		if err != nil {
+			return fmt.Errorf("reading nft tables: %w", err)
+		}
+		for _, t := range tables {
+			s[fmt.Sprintf("nft table %d %s", t.Family, t.Name)] = fmt.Sprint(t.Flags)
+		}
+		rules, err := netlink.RuleList(nl.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("reading ip rules: %w", err)
+		}
+		for _, r := range rules {
+			s["ip rule "+r.String()] = fmt.Sprint(r.Mark)
+		}
+		if err := s.readRoutes(); err != nil {
+			return err
+		}
+		return s.readSettings()
+	})
+	return s, err
+}
+
+func (s state) readRoutes() error {
+	for _, family := range []int{nl.FAMILY_V4, nl.FAMILY_V6} {
+		// Table 0 with this mask: the routes of all tables.
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return fmt.Errorf("reading routes: %w", err)
+		}
+		for _, r := range routes {
+			if r.Table < 255 || r.Table > 255 { // those in "local" come and go with addresses
+				s["route "+r.String()] = ""
+			}
+		}
+	}
+	return nil
+}
+
+// changing are settings that the kernel changes by itself, or that come with a module.
+var changing = []string{"nf_conntrack_count", "/netfilter/"}
+
+func (s state) readSettings() error {
+	return filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // settings of an interface may go while we look
+		}
+		for _, c := range changing {
+			if strings.Contains(path, c) {
+				return nil
+			}
+		}
+		if text, err := os.ReadFile(path); err == nil { // some may only be written
+			s["sysctl "+strings.TrimPrefix(path, "/proc/sys/")] = strings.TrimSpace(string(text))
+		}
+		return nil
+	})
+}
+
+// differences returns what is otherwise in now than in before, one line for each.
+func (before state) differences(now state) []string {
+	var found []string
+	for k, v := range now {
+		if was, there := before[k]; !there {
+			found = append(found, "new: "+k)
+		} else if was != v {
+			found = append(found, fmt.Sprintf("changed: %s: %s → %s", k, was, v))
+		}
+	}
+	for k := range before {
+		if _, there := now[k]; !there {
+			found = append(found, "gone: "+k)
+		}
+	}
+	sort.Strings(found)
+	return found
+}
