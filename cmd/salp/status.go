@@ -1,0 +1,187 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"salp/internal/admin"
+)
+
+func newStatusCommand(env *environment) *cobra.Command {
+	var runDir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the running gateway carries, and whether the kernel is as planned",
+		Long: `Show the running gateway: its listeners and their mode in words, connections, bytes, errors by kind,
+its workers, and whether the kernel is as planned. Exits 1 when no gateway runs.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := admin.Dial(runDir)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			status, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				encoder := json.NewEncoder(env.Stdout)
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(status)
+			}
+			printStatus(env.Stdout, status)
+			return nil
+		},
+	}
+	runDirFlag(cmd, &runDir)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *admin.Status) {
+	p := painter(w)
+	fmt.Fprintf(w, "%s %s, %s for %s, configuration %s (generation %d)\n",
+		p.bold("salp"), s.Version, s.State, span(time.Duration(s.Uptime*float64(time.Second))), s.ConfigFile, s.Generation)
+	if r := s.Reload; r != nil && !r.Good {
+		fmt.Fprintf(w, "%s at %s; the configuration before it stays in force:\n%s\n", p.red("last reload refused"), r.At.Format(time.DateTime), r.Error)
+	}
+	printKernel(w, p, s)
+	printWorkers(w, p, s)
+	printListeners(w, p, s.Listeners)
+}
+
+func printKernel(w io.Writer, p paint, s *admin.Status) {
+	k := s.Kernel
+	switch {
+	case k.Error != "":
+		fmt.Fprintf(w, "kernel: %s\n", p.red(k.Error))
+	case !k.Needed:
+		fmt.Fprintln(w, "kernel: nothing needed")
+	case k.InSync:
+		fmt.Fprintf(w, "kernel: %s\n", p.green("as planned"))
+	default:
+		fmt.Fprintf(w, "kernel: %s\n", p.red("differs from the plan"))
+		for _, difference := range k.Differences {
+			fmt.Fprintf(w, "    %s\n", difference)
+		}
+	}
+	for _, repair := range k.Repairs {
+		by := ""
+		if repair.By != "" {
+			by = ", changed by " + repair.By
+		}
+		fmt.Fprintf(w, "    repaired %s: %s%s\n", repair.At.Format(time.DateTime), repair.What, by)
+	}
+	if k.Needed && !s.Alive {
+		fmt.Fprintf(w, "%s: no worker answers; new connections are treated as on_failure says\n", p.red("not taking in"))
+	}
+}
+
+func printWorkers(w io.Writer, p paint, s *admin.Status) {
+	for _, worker := range s.Workers {
+		state := string(worker.State)
+		if worker.State == admin.WorkerHung {
+			state = p.red(state)
+		}
+		fmt.Fprintf(w, "worker %d: %s, generation %d, %s\n", worker.PID, state, worker.Generation, count(int(worker.Connections), "connection"))
+	}
+	if s.Restarts > 0 {
+		fmt.Fprintf(w, "%s since the start\n", p.yellow(count(int(s.Restarts), "worker")+" replaced"))
+	}
+}
+
+func printListeners(w io.Writer, p paint, listeners []admin.Listener) {
+	fmt.Fprintln(w)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "LISTENER\tMODE\tWHERE\tOPEN\tTOTAL\tIN\tOUT\tERRORS")
+	for _, l := range listeners {
+		c := l.Counters
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%d\n", l.Name, modeWords(l), where(l), c.Active, c.Accepted, size(c.BytesIn), size(c.BytesOut), total(c.Errors))
+	}
+	table.Flush()
+	for _, l := range listeners {
+		for _, line := range details(l) {
+			fmt.Fprintf(w, "    %s %s\n", p.dim(l.Name+":"), line)
+		}
+	}
+}
+
+// modeWords tells the mode and what is particular about it.
+func modeWords(l admin.Listener) string {
+	words := l.Mode
+	if l.SourcePort == "keep" || l.SourcePort == "require" {
+		words += ", client's port"
+	}
+	if l.Method == "redirect" {
+		words += ", by redirect"
+	}
+	return words
+}
+
+// where tells how connections come in.
+func where(l admin.Listener) string {
+	if len(l.Addresses) > 0 {
+		return strings.Join(l.Addresses, " ")
+	}
+	return strings.Join(l.Interfaces, ",") + " to port " + strings.Join(l.Ports, ",")
+}
+
+// details lists what does not fit the table: ports that could not be kept, and errors by kind.
+func details(l admin.Listener) []string {
+	var lines []string
+	if l.Counters.PortFallbacks > 0 {
+		lines = append(lines, fmt.Sprintf("client's port kept %d times, taken %d times (another was used)", l.Counters.PortKept, l.Counters.PortFallbacks))
+	}
+	kinds := make([]string, 0, len(l.Counters.Errors))
+	for kind, n := range l.Counters.Errors {
+		if n > 0 {
+			kinds = append(kinds, fmt.Sprintf("%s %d", kind, n))
+		}
+	}
+	slices.Sort(kinds)
+	if len(kinds) > 0 {
+		lines = append(lines, "errors: "+strings.Join(kinds, ", "))
+	}
+	return lines
+}
+
+func total(counts map[string]uint64) (sum uint64) {
+	for _, n := range counts {
+		sum += n
+	}
+	return sum
+}
+
+// size prints a number of bytes in binary units.
+func size(bytes uint64) string {
+	value, units := float64(bytes), []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	unit := 0
+	for value >= 1024 && unit < len(units)-1 {
+		value, unit = value/1024, unit+1
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	return fmt.Sprintf("%.1f %s", value, units[unit])
+}
+
+// span prints a duration as people say it.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%.0fs", d.Seconds())
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	default:
+		return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
+	}
+}
