@@ -1,0 +1,94 @@
+// Package listen accepts connections on the engine's loops and says of each where it comes from and where it was going.
+//
+// A Listener is what one entry of the configuration shares between the loops: its limits. On each loop an Acceptor watches one
+// listening socket and hands every connection it may take to a Server, as a descriptor and a Flow. The descriptor is then the
+// Server's, who calls End when the connection has ended. Counters belong to one loop and are only touched there.
+package listen
+
+import (
+	"net/netip"
+
+	"salp/internal/config"
+	"salp/internal/engine"
+)
+
+// Flow is a connection that was accepted.
+type Flow struct {
+	Client   netip.AddrPort
+	Original netip.AddrPort // where the client wanted to go; the listener's own address when it dialled the proxy
+	Lease    *Lease         // its place in the limit per client; nil when there is none
+}
+
+// Server takes accepted connections.
+type Server interface {
+	// Serve owns fd from now on. The flow is the acceptor's: it changes after the call.
+	Serve(l *engine.Loop, fd int, f *Flow)
+}
+
+// Method says how a listener's connections come to it, which tells how the original destination is found.
+type Method uint8
+
+const (
+	Explicit Method = iota // clients dial the listener
+	TProxy                 // the socket's own address is the original destination
+	Redirect               // connection tracking knows it
+)
+
+// Kind is a reason why a connection failed, an index of Counters.Errors.
+type Kind uint8
+
+// The kinds have the meanings of package control's Error constants.
+const (
+	ConnectRefused Kind = iota
+	ConnectTimeout
+	ConnectOther
+	NoPort
+	ClientReset
+	ServerReset
+	ClientLost
+	ServerLost
+	Idle
+	HalfClosed
+	LimitListener
+	LimitClient
+	Loop
+	NoDestination
+	Descriptors
+	Internal
+	Kinds // how many there are
+)
+
+// Counters count one listener's connections on one loop.
+type Counters struct {
+	Accepted      uint64
+	Active        uint64
+	BytesIn       uint64 // client to server
+	BytesOut      uint64 // server to client
+	PortKept      uint64
+	PortFallbacks uint64
+	Errors        [Kinds]uint64
+}
+
+// Add adds other to c.
+func (c *Counters) Add(other *Counters) {
+	c.Accepted += other.Accepted
+	c.Active += other.Active
+	c.BytesIn += other.BytesIn
+	c.BytesOut += other.BytesOut
+	c.PortKept += other.PortKept
+	c.PortFallbacks += other.PortFallbacks
+	for i := range c.Errors {
+		c.Errors[i] += other.Errors[i]
+	}
+}
+
+// MethodOf is the method that the configuration asks for.
+func MethodOf(c *config.Listener) Method {
+	switch {
+	case c.Intercept == nil:
+		return Explicit
+	case c.Intercept.Method == config.MethodRedirect:
+		return Redirect
+	}
+	return TProxy
+}

@@ -1,0 +1,119 @@
+package listen
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"salp/internal/config"
+)
+
+// Listener is what the loops share of one listener. Its methods may be called by all of them at once.
+type Listener struct {
+	Name   string
+	Method Method
+
+	connections int64 // limits, 0: none
+	perClient   int32
+
+	active  atomic.Int64 // only kept when there is a limit
+	clients *clients     // nil without a limit per client
+}
+
+// NewListener makes a listener from its configuration.
+func NewListener(c *config.Listener) *Listener {
+	n := &Listener{Name: c.Name, Method: MethodOf(c), connections: int64(c.Limits.Connections), perClient: int32(c.Limits.PerClient)}
+	if n.perClient > 0 {
+		n.clients = newClients()
+	}
+	return n
+}
+
+// admit takes a place in both limits, or says which of them is reached.
+func (n *Listener) admit(client netip.Addr) (*Lease, Kind, bool) {
+	if n.connections > 0 && n.active.Add(1) > n.connections {
+		n.active.Add(-1)
+		return nil, LimitListener, false
+	}
+	if n.clients == nil {
+		return nil, 0, true
+	}
+	lease := n.clients.take(client, n.perClient)
+	if lease == nil {
+		n.leave(nil)
+		return nil, LimitClient, false
+	}
+	return lease, 0, true
+}
+
+func (n *Listener) leave(lease *Lease) {
+	if n.connections > 0 {
+		n.active.Add(-1)
+	}
+	if lease != nil {
+		n.clients.release(lease)
+	}
+}
+
+// End gives back the place of a connection that has ended, and counts it out. c are the counters of the loop that accepted it.
+func (n *Listener) End(c *Counters, lease *Lease) {
+	c.Active--
+	n.leave(lease)
+}
+
+// Lease is a client's entry in the limit per client address.
+type Lease struct {
+	client netip.Addr
+	count  int32
+}
+
+const shards = 64
+
+// clients counts connections by client address. It holds an entry for each address that has a connection now, and no other.
+type clients struct {
+	seed  maphash.Seed
+	shard [shards]shard
+}
+
+type shard struct {
+	sync.Mutex
+	leases map[netip.Addr]*Lease
+	_      [48]byte // a cache line each
+}
+
+func newClients() *clients {
+	c := &clients{seed: maphash.MakeSeed()}
+	for i := range c.shard {
+		c.shard[i].leases = make(map[netip.Addr]*Lease)
+	}
+	return c
+}
+
+func (c *clients) of(a netip.Addr) *shard { return &c.shard[maphash.Comparable(c.seed, a)%shards] }
+
+// take returns nil when the client has as many connections as it may.
+func (c *clients) take(a netip.Addr, limit int32) *Lease {
+	s := c.of(a)
+	s.Lock()
+	defer s.Unlock()
+	lease := s.leases[a]
+	if lease == nil {
+		lease = &Lease{client: a}
+		s.leases[a] = lease
+	}
+	if lease.count >= limit {
+		return nil
+	}
+	lease.count++
+	return lease
+}
+
+func (c *clients) release(lease *Lease) {
+	s := c.of(lease.client)
+	s.Lock()
+	defer s.Unlock()
+	if lease.count--; lease.count == 0 {
+		delete(s.leases, lease.client)
+	}
+}

@@ -1,0 +1,120 @@
+// Package relay carries opaque TCP between a client and a server, on the engine.
+//
+// What one side does the other sees: bytes in order and whole, a FIN as a FIN while the other direction goes on, a RST as a RST,
+// and no window where the reader has none. A server that cannot be reached is a RST to the client. Nothing is kept for a
+// connection that is idle but its struct: bytes go through the loop's scratch buffer, what the receiver does not take waits in a
+// borrowed buffer (at most 64 KiB in each direction), and the sender is not read until it is gone. Bulk goes through a
+// borrowed pipe (splice(2)).
+package relay
+
+import (
+	"net/netip"
+	"time"
+
+	"salp/internal/config"
+	"salp/internal/engine"
+	"salp/internal/listen"
+	"salp/internal/policy"
+	"salp/internal/sock"
+)
+
+// Destroy asks for a TIME_WAIT socket of our own to be destroyed. It must not block; done may be called from any goroutine,
+// exactly once, with nil when the socket is gone.
+type Destroy func(local, remote netip.AddrPort, done func(error))
+
+// Relay serves one listener on one loop. It implements listen.Server.
+type Relay struct {
+	listener *listen.Listener
+	counters *listen.Counters
+	rule     *policy.Rule
+	destroy  Destroy // nil: nobody can
+	timeouts config.Timeouts
+	alive    int   // keepalive of upstream halves in seconds; 0: off
+	free     *conn // connections to use again, linked by next
+	spare    int   // how many these are
+}
+
+// New makes a relay. The counters are those of the loop it will run on.
+func New(c *config.Listener, n *listen.Listener, counters *listen.Counters, rule *policy.Rule, destroy Destroy) *Relay {
+	return &Relay{listener: n, counters: counters, rule: rule, destroy: destroy, timeouts: c.Timeouts, alive: sock.Seconds(c.Keepalive)}
+}
+
+// Abort resets a handler that is a connection of a relay, and does nothing to any other. It says whether it was one.
+func Abort(l *engine.Loop, h engine.Handler) bool {
+	c, ok := h.(*conn)
+	if ok {
+		c.reset(l)
+	}
+	return ok
+}
+
+// Serve implements listen.Server: it starts to connect to the server and carries the connection until it ends.
+func (r *Relay) Serve(l *engine.Loop, fd int, f *listen.Flow) {
+	d, kind, ok := r.rule.Decide(f)
+	if !ok {
+		r.counters.Errors[kind]++
+		sock.Reset(fd)
+		r.listener.End(r.counters, f.Lease)
+		return
+	}
+	c := r.take()
+	c.fd = [2]int32{int32(fd), -1}
+	c.lease = f.Lease
+	c.last = l.Now()
+	c.slot = l.Add(c)
+	c.must = d.RequirePort
+	if !c.connect(l, sock.Dial{Server: d.Server, Source: d.Source, KeepPort: d.KeepPort, Mark: d.Mark}, true) {
+		return
+	}
+	if e := l.Watch(c.slot, client, fd); e != 0 {
+		c.fail(l, listen.Internal)
+		return
+	}
+	c.setTimer(l)
+}
+
+// spareConns bounds the structs kept for new connections; a burst leaves no more than these behind.
+const spareConns = 1024
+
+func (r *Relay) take() *conn {
+	c := r.free
+	if c == nil {
+		return &conn{relay: r}
+	}
+	r.free, c.next = c.next, nil
+	r.spare--
+	return c
+}
+
+func (r *Relay) give(c *conn) {
+	*c = conn{relay: r}
+	if r.spare < spareConns {
+		c.next, r.free = r.free, c
+		r.spare++
+	}
+}
+
+// bound is how long it is until a bound is over if nothing moves meanwhile, and the reason to end the connection for then.
+func (c *conn) bound(now int64) (time.Duration, listen.Kind) {
+	t := &c.relay.timeouts
+	if c.state != open {
+		return left(t.Connect, c.last, now), listen.ConnectTimeout
+	}
+	idle := left(t.Idle, c.last, now)
+	if c.dir[0].eof || c.dir[1].eof {
+		if half := left(t.HalfClosed, c.last, now); half < idle {
+			return half, listen.HalfClosed
+		}
+	}
+	return idle, listen.Idle
+}
+
+const never = time.Duration(1<<63 - 1)
+
+// left is how much of a bound is left at now; never when there is none.
+func left(bound time.Duration, since, now int64) time.Duration {
+	if bound <= 0 {
+		return never
+	}
+	return bound - time.Duration(now-since)
+}
