@@ -1,0 +1,101 @@
+package nft
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"salp/internal/kernel/wire"
+)
+
+// Two rules are the same when their canonical forms are: one string with every attribute of every expression. What kernels
+// write differently or not at all is levelled: attributes in ascending order, zero values left out, counters' values left out,
+// and a rule's own set told by its members and not by the number in its name.
+
+// nests says which attributes of an expression hold attributes. The kernel does not flag them.
+var nests = map[string][]uint16{
+	"immediate": {unix.NFTA_IMMEDIATE_DATA},
+	"cmp":       {unix.NFTA_CMP_DATA},
+	"bitwise":   {unix.NFTA_BITWISE_MASK, unix.NFTA_BITWISE_XOR, 7 /* NFTA_BITWISE_DATA */},
+	"range":     {nftaRangeFrom, nftaRangeTo},
+}
+
+// canonical is an expression's canonical form. members is the form of the set that a lookup uses, or "" when the set has a name
+// of its own.
+func canonical(name string, as wire.Attrs, members string) string {
+	if name == "counter" {
+		return "[counter]"
+	}
+	as = slices.Clone(as)
+	slices.SortFunc(as, func(a, b wire.Attr) int { return int(a.Type) - int(b.Type) })
+	var b strings.Builder
+	b.WriteString("[" + name)
+	for _, a := range as {
+		if name == "lookup" && members != "" && (a.Type == unix.NFTA_LOOKUP_SET || a.Type == unix.NFTA_LOOKUP_SET_ID) {
+			continue
+		}
+		data := a.Data
+		if a.Nested != nil {
+			data = wire.Append(nil, a.Nested...)
+		}
+		if slices.Contains(nests[name], a.Type) {
+			fmt.Fprintf(&b, " %d=%s", a.Type, nested(data))
+		} else if len(bytes.Trim(data, "\x00")) > 0 {
+			fmt.Fprintf(&b, " %d=%x", a.Type, bytes.TrimRight(data, "\x00"))
+		}
+	}
+	return b.String() + members + "]"
+}
+
+// nested is the form of a value (bytes that count, zeros too) or a verdict.
+func nested(data []byte) string {
+	as, err := wire.Decode(data)
+	if err != nil {
+		return fmt.Sprintf("?%x", data)
+	}
+	if v, ok := as.Get(unix.NFTA_DATA_VALUE); ok {
+		return fmt.Sprintf("%x", v)
+	}
+	v := as.Nested(unix.NFTA_DATA_VERDICT)
+	return fmt.Sprintf("verdict %d %s", int32(v.BE32(unix.NFTA_VERDICT_CODE)), v.String(unix.NFTA_VERDICT_CHAIN))
+}
+
+// members is the canonical form of a set's contents.
+func members(keyType uint32, interval bool, es []element) string {
+	var parts []string
+	for _, e := range es {
+		if e.end && len(bytes.Trim(e.key, "\x00")) == 0 {
+			continue // says nothing, and not every kernel keeps it
+		}
+		part := fmt.Sprintf("%x", e.key)
+		if e.end {
+			part += "<"
+		}
+		parts = append(parts, part)
+	}
+	slices.Sort(parts)
+	return fmt.Sprintf(" {%d %v: %s}", keyType, interval, strings.Join(parts, " "))
+}
+
+// canonical is the whole rule's form, comment included.
+func (r rule) canonical() string {
+	var b strings.Builder
+	for _, e := range r.exprs {
+		inSet := ""
+		if e.set != nil {
+			inSet = members(e.set.keyType, e.set.interval, e.set.elements)
+		}
+		b.WriteString(canonical(e.name, e.attrs, inSet))
+	}
+	return withComment(b.String(), r.comment)
+}
+
+func withComment(form, comment string) string {
+	if comment == "" {
+		return form
+	}
+	return fmt.Sprintf("%s comment %q", form, comment)
+}
