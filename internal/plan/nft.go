@@ -26,9 +26,9 @@ type Set struct {
 // Chain is an nft chain; a base chain when Hook is set.
 type Chain struct {
 	Name     string    `json:"name"`
-	Type     string    `json:"type,omitempty"`     // filter or nat; base chains only
-	Hook     string    `json:"hook,omitempty"`     // prerouting, input, forward, output; "" for a regular chain
-	Priority int       `json:"priority,omitempty"` // base chains only; lower is earlier
+	Type     string    `json:"type,omitempty"` // filter or nat; base chains only
+	Hook     string    `json:"hook,omitempty"` // prerouting, input, forward, output; "" for a regular chain
+	Priority int       `json:"priority"`       // base chains only; lower is earlier
 	Rules    []NFTRule `json:"rules"`
 }
 
