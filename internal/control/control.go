@@ -95,6 +95,8 @@ const (
 	ErrorNoPort         = "no_port"      // source_port: require, and the client's port was taken; or no port at all
 	ErrorClientReset    = "client_reset" // the client reset; passed on
 	ErrorServerReset    = "server_reset" // the server reset; passed on
+	ErrorClientLost     = "client_lost"  // the kernel gave the client up: no answer to keepalive or data
+	ErrorServerLost     = "server_lost"  // the same of the server
 	ErrorIdle           = "idle"         // timed out with no byte in either direction
 	ErrorHalfClosed     = "half_closed"  // timed out after one side ended
 	ErrorLimitListener  = "limit_listener"

@@ -1,0 +1,79 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"salp/internal/control"
+	"salp/internal/sock"
+)
+
+// socketGroup are the listening sockets of one address of one listener.
+type socketGroup struct {
+	control.Sockets
+	fds []int
+}
+
+// startOrder is Start with the text of the configuration.
+type startOrder struct {
+	control.Start
+	text []byte
+}
+
+// maxConfig bounds the configuration's text in bytes.
+const maxConfig = 16 << 20
+
+// receiveStart takes sockets until the keeper says Start.
+func receiveStart(conn *control.Conn, log *slog.Logger) ([]socketGroup, startOrder, error) {
+	var groups []socketGroup
+	for {
+		m, fds, err := conn.Receive()
+		switch {
+		case err != nil:
+			closeGroups(groups)
+			return nil, startOrder{}, fmt.Errorf("worker: waiting for Start: %w", err)
+		case m.Sockets != nil:
+			groups = append(groups, socketGroup{*m.Sockets, fds})
+		case m.Start != nil:
+			text, err := readText(fds)
+			if err != nil {
+				closeGroups(groups)
+				return nil, startOrder{}, err
+			}
+			return groups, startOrder{*m.Start, text}, nil
+		default:
+			log.Warn("the keeper sent something else before Start")
+			closeFDs(fds)
+		}
+	}
+}
+
+// readText reads the file that came with Start from its beginning, wherever the sender left its offset.
+func readText(fds []int) ([]byte, error) {
+	if len(fds) != 1 {
+		closeFDs(fds)
+		return nil, errors.New("worker: Start came without the configuration")
+	}
+	f := os.NewFile(uintptr(fds[0]), "configuration")
+	defer f.Close()
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxConfig))
+	if err != nil {
+		return nil, fmt.Errorf("worker: read the configuration: %w", err)
+	}
+	return text, nil
+}
+
+func closeGroups(groups []socketGroup) {
+	for _, g := range groups {
+		closeFDs(g.fds)
+	}
+}
+
+func closeFDs(fds []int) {
+	for _, fd := range fds {
+		sock.Close(fd)
+	}
+}

@@ -1,0 +1,57 @@
+package worker
+
+import (
+	"salp/internal/control"
+	"salp/internal/listen"
+)
+
+// kinds are the names under which the keeper hears of errors.
+var kinds = [listen.Kinds]string{
+	listen.ConnectRefused: control.ErrorConnectRefused,
+	listen.ConnectTimeout: control.ErrorConnectTimeout,
+	listen.ConnectOther:   control.ErrorConnectOther,
+	listen.NoPort:         control.ErrorNoPort,
+	listen.ClientReset:    control.ErrorClientReset,
+	listen.ServerReset:    control.ErrorServerReset,
+	listen.ClientLost:     control.ErrorClientLost,
+	listen.ServerLost:     control.ErrorServerLost,
+	listen.Idle:           control.ErrorIdle,
+	listen.HalfClosed:     control.ErrorHalfClosed,
+	listen.LimitListener:  control.ErrorLimitListener,
+	listen.LimitClient:    control.ErrorLimitClient,
+	listen.Loop:           control.ErrorLoop,
+	listen.NoDestination:  control.ErrorNoDestination,
+	listen.Descriptors:    control.ErrorDescriptors,
+	listen.Internal:       control.ErrorInternal,
+}
+
+// stats are the counters of all loops in the keeper's words.
+func (w *wiring) stats(done <-chan struct{}) (control.Stats, error) {
+	sums, err := w.collect(done)
+	if err != nil {
+		return nil, err
+	}
+	stats := make(control.Stats, len(sums))
+	for i := range sums {
+		stats[w.listeners[i].Name] = told(&sums[i])
+	}
+	return stats, nil
+}
+
+func told(c *listen.Counters) control.Listener {
+	n := control.Listener{
+		Accepted: c.Accepted, Active: c.Active,
+		BytesIn: c.BytesIn, BytesOut: c.BytesOut,
+		PortKept: c.PortKept, PortFallbacks: c.PortFallbacks,
+	}
+	for kind, count := range c.Errors {
+		if count == 0 {
+			continue
+		}
+		if n.Errors == nil {
+			n.Errors = make(map[string]uint64)
+		}
+		n.Errors[kinds[kind]] = count
+	}
+	return n
+}

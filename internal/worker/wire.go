@@ -1,0 +1,221 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"salp/internal/config"
+	"salp/internal/engine"
+	"salp/internal/listen"
+	"salp/internal/policy"
+	"salp/internal/relay"
+	"salp/internal/sock"
+)
+
+// wiring is the byte path: for every loop and listener a relay with its counters, and an acceptor for each listening socket.
+type wiring struct {
+	engine    *engine.Engine
+	own       *listen.Own
+	listeners []*listen.Listener
+	loops     []*loopWiring // by loop number
+}
+
+// loopWiring is what one loop has. It is touched only on the loop once that turns.
+type loopWiring struct {
+	counters  []*listen.Counters // by index of wiring.listeners
+	relays    []*relay.Relay
+	sockets   []listening
+	acceptors []*listen.Acceptor
+}
+
+// listening is a socket that a loop accepts on.
+type listening struct {
+	fd       int
+	address  netip.AddrPort
+	listener int // index of wiring.listeners
+}
+
+func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy relay.Destroy, log *slog.Logger) *wiring {
+	w := &wiring{engine: e}
+	var addresses []netip.AddrPort
+	for _, g := range groups {
+		addresses = append(addresses, g.Address)
+	}
+	w.own = listen.NewOwn(addresses)
+	w.setLocal(log)
+	rules := policy.New(cfg, w.own)
+	for _, n := range cfg.Listeners {
+		w.listeners = append(w.listeners, listen.NewListener(n))
+	}
+	for range e.Loops() {
+		lw := &loopWiring{}
+		for i, n := range cfg.Listeners {
+			c := &listen.Counters{}
+			lw.counters = append(lw.counters, c)
+			lw.relays = append(lw.relays, relay.New(n, w.listeners[i], c, rules[n.Name], destroy))
+		}
+		w.loops = append(w.loops, lw)
+	}
+	for _, g := range groups {
+		w.share(cfg, g, log)
+	}
+	return w
+}
+
+// share gives the sockets of a group to the loops in turn. Where there are fewer of the one than of the other, after a change
+// of the number of loops, loops watch several, or several loops the same: every socket must be watched, for the kernel goes on
+// to spread connections over all of them.
+func (w *wiring) share(cfg *config.Config, g socketGroup, log *slog.Logger) {
+	index := -1
+	for i, n := range cfg.Listeners {
+		if n.Name == g.Listener {
+			index = i
+		}
+	}
+	if index < 0 || len(g.fds) == 0 {
+		log.Warn("the keeper sent sockets that no listener wants", "listener", g.Listener, "address", g.Address)
+		closeFDs(g.fds)
+		return
+	}
+	for _, fd := range g.fds {
+		if err := sock.Tune(fd, cfg.Listeners[index].Keepalive); err != nil {
+			log.Warn("listening socket", "listener", g.Listener, "address", g.Address, "error", err)
+		}
+	}
+	for i := range max(len(g.fds), len(w.loops)) {
+		lw := w.loops[i%len(w.loops)]
+		lw.sockets = append(lw.sockets, listening{g.fds[i%len(g.fds)], g.Address, index})
+	}
+}
+
+// accept has every loop accept on its sockets.
+func (w *wiring) accept(done <-chan struct{}) error {
+	errs := make([]error, len(w.loops))
+	err := w.engine.Collect(done, func(l *engine.Loop) {
+		lw := w.loops[l.Number()]
+		for _, s := range lw.sockets {
+			a, err := listen.Accept(l, s.fd, s.address, w.listeners[s.listener], lw.counters[s.listener], lw.relays[s.listener])
+			if err != nil {
+				errs[l.Number()] = fmt.Errorf("worker: accept on %s: %w", s.address, err)
+				return
+			}
+			lw.acceptors = append(lw.acceptors, a)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(errs...)
+}
+
+// stopAccepting leaves the sockets to whoever else holds them. Connections that wait in them are theirs.
+func (w *wiring) stopAccepting(done <-chan struct{}) error {
+	err := w.engine.Collect(done, func(l *engine.Loop) {
+		lw := w.loops[l.Number()]
+		for _, a := range lw.acceptors {
+			a.Stop(l)
+		}
+		lw.acceptors = nil
+	})
+	if err != nil {
+		return err
+	}
+	closed := make(map[int]bool)
+	for _, lw := range w.loops {
+		for _, s := range lw.sockets {
+			if !closed[s.fd] {
+				closed[s.fd] = true
+				sock.Close(s.fd)
+			}
+		}
+		lw.sockets = nil
+	}
+	return nil
+}
+
+// collect adds the counters of all loops up, by index of listeners.
+func (w *wiring) collect(done <-chan struct{}) ([]listen.Counters, error) {
+	var mutex sync.Mutex
+	sums := make([]listen.Counters, len(w.listeners))
+	err := w.engine.Collect(done, func(l *engine.Loop) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		for i, c := range w.loops[l.Number()].counters {
+			sums[i].Add(c)
+		}
+	})
+	return sums, err
+}
+
+func (w *wiring) active(done <-chan struct{}) (active uint64, err error) {
+	sums, err := w.collect(done)
+	for i := range sums {
+		active += sums[i].Active
+	}
+	return active, err
+}
+
+// abort resets every connection and says how many these were.
+func (w *wiring) abort(done <-chan struct{}) (int, error) {
+	cut := make([]int, len(w.loops))
+	err := w.engine.Collect(done, func(l *engine.Loop) {
+		l.Each(func(h engine.Handler) {
+			if relay.Abort(l, h) {
+				cut[l.Number()]++
+			}
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, n := range cut {
+		total += n
+	}
+	return total, nil
+}
+
+// localEvery is how often the host's addresses are read again.
+const localEvery = 5 * time.Second
+
+// watchLocal keeps the loop guard's knowledge of the host's addresses fresh, where it needs any.
+func (w *wiring) watchLocal(stop <-chan struct{}, log *slog.Logger) {
+	if !w.own.NeedsLocal() {
+		return
+	}
+	go func() {
+		tick := time.NewTicker(localEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				w.setLocal(log)
+			case <-stop:
+				return
+			}
+		}
+	}()
+}
+
+func (w *wiring) setLocal(log *slog.Logger) {
+	if !w.own.NeedsLocal() {
+		return
+	}
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		log.Warn("the loop guard cannot read the host's addresses", "error", err)
+		return
+	}
+	var addrs []netip.Addr
+	for _, a := range found {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			addrs = append(addrs, p.Addr())
+		}
+	}
+	w.own.SetLocal(addrs)
+}
