@@ -17,11 +17,9 @@ func address(own bool) kind[netip.AddrPort] {
 	return kind[netip.AddrPort]{shape: s, read: func(r *reader, n *yaml.Node, at Path) (netip.AddrPort, bool) {
 		const form = `write an address with a port, as in  "10.0.0.1:80"  or  "[2001:db8::1]:80"`
 		if n.Kind != yaml.ScalarNode {
-			hint := form
-			if strings.HasPrefix(r.text(n), "[") || strings.HasPrefix(r.text(n), "{") {
-				hint = `an IPv6 address with a port needs quotes: "[2001:db8::1]:80"`
+			if !bareIPv6(n) { // which inspect has reported
+				r.wrongType(n, at, "an address with a port", form)
 			}
-			r.wrongType(n, at, "an address with a port", hint)
 			return netip.AddrPort{}, false
 		}
 		a, err := netip.ParseAddrPort(n.Value)
@@ -36,6 +34,16 @@ func address(own bool) kind[netip.AddrPort] {
 		return a, true
 	}}
 }
+
+// bareIPv6 says that a node is what YAML makes of [2001:db8::1]:80 without quotes: a mapping whose key is a list.
+func bareIPv6(n *yaml.Node) bool {
+	return n.Kind == yaml.MappingNode && len(n.Content) == 2 && n.Content[0].Kind == yaml.SequenceNode && n.Content[0].Style&yaml.FlowStyle != 0
+}
+
+// bareIPv6Form finds an IPv6 address with a port that is not in quotes.
+var bareIPv6Form = regexp.MustCompile(`(?:^|[\s,\[])(\[[0-9a-fA-F:.]*:[0-9a-fA-F.]*:[0-9a-fA-F:.]*\]:[0-9]+)`)
+
+const quotesForIPv6 = `in YAML a [ begins a list: put the address in quotes, as in  "[2001:db8::1]:80"`
 
 // unfit says why an address cannot be used, "" when it can.
 func unfit(a netip.AddrPort, own bool) (problem, hint string) {
@@ -133,6 +141,9 @@ func portHint(text, form string) string {
 			return "write  " + from + "-" + to
 		}
 	}
+	if v, err := strconv.ParseUint(text, 0, 16); err == nil && v > 0 && strings.HasPrefix(text, "0x") {
+		return fmt.Sprintf("write it in decimal digits: %d", v)
+	}
 	switch strings.ToLower(text) {
 	case "*", "all", "any":
 		return "for every port write  1-65535"
@@ -144,7 +155,7 @@ var interfaceForm = regexp.MustCompile(`^[^\s/:*+]{1,15}$`)
 
 // interfaceName is the name of a network interface.
 func interfaceName() kind[string] {
-	return word("interface name", map[string]any{"pattern": interfaceForm.String()}, func(s string) (problem, hint string) {
+	return word("name of an interface", map[string]any{"pattern": interfaceForm.String()}, func(s string) (problem, hint string) {
 		switch {
 		case s == "lo":
 			return "is the loopback interface, where nothing comes in from clients", "name the interface that clients come in by"

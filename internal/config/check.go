@@ -10,16 +10,22 @@ import (
 // checker looks for values that do not go together. Each value by itself has been checked before.
 type checker struct {
 	cfg       *Config
-	byAddress map[netip.AddrPort]string // listener names
+	byAddress map[netip.AddrPort]string // names of listeners by what they listen on
+	byPort    map[uint16]string         // and by their interception port
 	errs      Errors
 }
 
 // check returns every contradiction in cfg. It judges by what the file holds, so that a value that was refused by itself is not
 // also called missing.
 func check(cfg *Config) Errors {
-	c := &checker{cfg: cfg, byAddress: map[netip.AddrPort]string{}}
+	c := &checker{cfg: cfg, byAddress: map[netip.AddrPort]string{}, byPort: map[uint16]string{}}
 	for _, o := range c.own() {
 		c.byAddress[o.addr] = o.name
+	}
+	for _, l := range cfg.Listeners {
+		if l.Intercept != nil && l.Intercept.Port > 0 {
+			c.byPort[l.Intercept.Port] = l.Name
+		}
 	}
 	for _, l := range cfg.Listeners {
 		c.listener(l)
@@ -54,7 +60,8 @@ func (c *checker) listener(l *Listener) {
 	case listen && c.has(at.with("on_failure")):
 		c.fault(at.with("on_failure"), "on_failure needs intercept: who dials Salp cannot reach the server without it", "remove the key")
 	}
-	if l.Pool != "" && c.cfg.Pool(l.Pool) == nil {
+	unread := len(c.cfg.Pools) == 0 && c.has(Path{"pools"}) // its own mistakes have been reported
+	if l.Pool != "" && !c.has(Path{"pools", l.Pool}) && !unread {
 		c.fault(at.with("pool"), fmt.Sprintf("there is no pool %q", l.Pool), c.poolHint(l.Pool))
 	}
 	if l.Source != SourceClient && !c.wrong(at.with("source"), l.Source == SourceProxy) && c.has(at.with("source_port")) {
@@ -145,10 +152,13 @@ func (c *checker) listenerReachedBy(to netip.AddrPort) string {
 	if name, ok := c.byAddress[to]; ok {
 		return name
 	}
-	if to.Addr().IsLoopback() {
-		return c.byAddress[netip.AddrPortFrom(wildcardOf(to.Addr()), to.Port())]
+	if !to.Addr().IsLoopback() {
+		return ""
 	}
-	return ""
+	if name, ok := c.byPort[to.Port()]; ok {
+		return name
+	}
+	return c.byAddress[netip.AddrPortFrom(wildcardOf(to.Addr()), to.Port())]
 }
 
 // listenCollisions looks for addresses that two listeners, or one twice, would listen on.
@@ -183,37 +193,22 @@ func wildcardOf(ip netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// taking is a range of ports that a listener takes in.
-type taking struct {
-	PortRange
-	name string
-	at   Path
-}
-
 // interceptCollisions looks for connections that two listeners, or one twice, would take in.
 func (c *checker) interceptCollisions() {
-	byInterface := map[string][]taking{}
+	byInterface := map[string][]*Listener{}
 	for _, l := range c.cfg.Listeners {
 		if l.Intercept == nil {
 			continue
 		}
-		at := Path{"listeners", l.Name, "intercept"}
 		mine := map[string]bool{}
 		for i, name := range l.Intercept.Interfaces {
-			switch {
-			case name == "":
-			case mine[name]:
-				c.fault(at.with("interfaces").with(i), "interface "+name+" is here twice", "remove one of them")
-			default:
-				mine[name] = true
+			if mine[name] && name != "" {
+				c.fault(Path{"listeners", l.Name, "intercept", "interfaces", i}, "interface "+name+" is here twice", "remove one of them")
 			}
-		}
-		for i, p := range l.Intercept.Ports {
-			for name := range mine {
-				if p.First > 0 {
-					byInterface[name] = append(byInterface[name], taking{p, l.Name, at.with("ports").with(i)})
-				}
+			if !mine[name] {
+				byInterface[name] = append(byInterface[name], l)
 			}
+			mine[name] = true
 		}
 	}
 	told := map[string]bool{}
@@ -222,31 +217,48 @@ func (c *checker) interceptCollisions() {
 	}
 }
 
-// overlaps reports the ranges of one interface that share ports; each place once.
-func (c *checker) overlaps(name string, all []taking, told map[string]bool) {
-	order := slices.SortedStableFunc(slices.Values(all), func(a, b taking) int { return int(a.First) - int(b.First) })
-	widest := 0 // of those before, the one that reaches furthest
-	for i := 1; i < len(order); i++ {
-		a, b := order[widest], order[i]
-		if b.First > a.Last {
-			widest = i
+// taking is a range of ports that a listener takes in.
+type taking struct {
+	PortRange
+	listener *Listener
+	index    int
+}
+
+func (t taking) at() Path { return Path{"listeners", t.listener.Name, "intercept", "ports", t.index} }
+
+// overlaps reports the ranges that listeners take in on one interface and that share ports; each range once.
+func (c *checker) overlaps(name string, listeners []*Listener, told map[string]bool) {
+	var all []taking
+	for _, l := range listeners {
+		for i, p := range l.Intercept.Ports {
+			if p.First > 0 {
+				all = append(all, taking{p, l, i})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b taking) int { return int(a.First) - int(b.First) })
+	furthest := 0 // of those before, the one that reaches furthest
+	for i := 1; i < len(all); i++ {
+		first, second := all[furthest], all[i]
+		if second.Last > first.Last {
+			furthest = i
+		}
+		if second.First > first.Last {
 			continue
 		}
-		if b.Last > a.Last {
-			widest = i
+		if c.before(second.at(), first.at()) {
+			first, second = second, first // the later one in the file is the one to mend
 		}
-		if c.before(a.at, b.at) {
-			a, b = b, a // the later one is the one to mend
-		}
-		if told[a.at.id()] {
+		if told[second.at().id()] {
 			continue
 		}
-		told[a.at.id()] = true
-		if a.name == b.name {
-			c.fault(a.at, fmt.Sprintf("%s and %s overlap", a.PortRange, b.PortRange), "remove one, or join them to one range")
+		told[second.at().id()] = true
+		if first.listener == second.listener {
+			c.fault(second.at(), fmt.Sprintf("%s and %s overlap", second.PortRange, first.PortRange), "remove one, or join them to one range")
 			continue
 		}
-		c.fault(a.at, fmt.Sprintf("listener %s takes in %s on %s already", b.name, b.PortRange, name), "give each connection to one listener: use other ports or interfaces")
+		c.fault(second.at(), fmt.Sprintf("listener %s takes in %s on %s already", first.listener.Name, first.PortRange, name),
+			"give each connection to one listener: use other ports or interfaces")
 	}
 }
 

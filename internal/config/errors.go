@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Error is one mistake in a configuration file.
@@ -23,13 +24,46 @@ func (e *Error) Error() string {
 	}
 	fmt.Fprintf(&b, ": %s", e.Message)
 	if e.Line > 0 && e.Source != "" {
-		pad := strings.Repeat(" ", max(e.Column-1, 0))
-		fmt.Fprintf(&b, "\n    %s\n    %s^", e.Source, pad)
+		line, pad := excerpt(e.Source, e.Column-1)
+		fmt.Fprintf(&b, "\n    %s\n    %s^", line, pad)
 	}
 	if e.Hint != "" {
 		fmt.Fprintf(&b, "\n    %s", e.Hint)
 	}
 	return b.String()
+}
+
+// excerpt returns what a terminal can show of a source line around a column (from 0), and the blanks that lead to that column.
+func excerpt(source string, column int) (line, pad string) {
+	const before, width = 60, 120
+	if len(source) > width && column > before {
+		_, source = split(source, column-before)
+		source, column = "…"+source, before+1
+	}
+	if start, rest := split(source, width); rest != "" {
+		source = start + "…"
+	}
+	printable := func(c rune) rune {
+		switch {
+		case c == '\t':
+			return ' '
+		case !unicode.IsPrint(c):
+			return unicode.ReplacementChar
+		}
+		return c
+	}
+	return strings.Map(printable, source), strings.Repeat(" ", max(column, 0))
+}
+
+// split cuts s after so many characters.
+func split(s string, count int) (start, rest string) {
+	for i := range s {
+		if count == 0 {
+			return s[:i], s[i:]
+		}
+		count--
+	}
+	return s, ""
 }
 
 // Errors are all mistakes of a file, in the order of their places.

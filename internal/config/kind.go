@@ -13,6 +13,8 @@ type shape struct {
 	schema map[string]any // the type as JSON Schema; of a mapping only what its keys do not say
 	keys   []entry        // the keys of a mapping
 	name   string         // a mapping with names the operator chooses: what stands for the name in documentation
+	limit  int            // how many such names there may be
+	short  *shape         // the other way to write a mapping that has but one key
 	item   *shape         // of a list
 }
 
@@ -132,34 +134,36 @@ func optional[T any](k kind[T]) kind[*T] {
 // named is a mapping from names the operator chooses to values of kind k, in the order of the file.
 func named[T any](k kind[T], limit int, setName func(*T, string)) kind[[]*T] {
 	s := k.shape
-	s.name, s.words = "NAME", "mapping by name"
+	s.name, s.words, s.limit = "NAME", "mapping with names as keys", limit
 	return kind[[]*T]{shape: s, read: func(r *reader, n *yaml.Node, at Path) ([]*T, bool) {
+		if count := len(n.Content) / 2; n.Kind == yaml.MappingNode && count > limit {
+			r.fault(n, fmt.Sprintf("%s has %d entries, %d are allowed", at.key(), count, limit), "")
+			return nil, false
+		}
 		var all []*T
 		ok := r.eachKey(n, at, func(key, value *yaml.Node, at Path) {
 			r.places.mark(at, key, value)
 			if !nameForm.MatchString(key.Value) {
 				r.fault(key, fmt.Sprintf("%s cannot be a name", quote(key.Value)), "a name is a letter, then up to 31 letters, digits, _ and -")
 			}
-			v := k.fresh()
-			if r.hasValue(key, value) {
-				v, _ = k.read(r, value, at)
+			if !r.hasValue(key, value) {
+				return
 			}
-			setName(&v, key.Value)
-			all = append(all, &v)
+			if v, ok := k.read(r, value, at); ok {
+				setName(&v, key.Value)
+				all = append(all, &v)
+			}
 		})
-		if ok && len(all) == 0 {
-			r.fault(n, at.key()+" is empty", "")
-		}
-		if len(all) > limit {
-			r.fault(n, fmt.Sprintf("%s has %d entries, %d are allowed", at.key(), len(all), limit), "")
+		if ok && len(n.Content) == 0 {
+			r.fault(n, at.key()+" is empty", "add an entry, or remove the key")
 		}
 		return all, ok
 	}}
 }
 
-// list is a list of at least one and at most limit values.
-func list[V any](k kind[V], limit int) kind[[]V] {
-	s := shape{words: "list of " + plural(k.shape.words), item: &k.shape}
+// list is a list of at least one and at most limit values. words are the type of its items in the plural.
+func list[V any](words string, k kind[V], limit int) kind[[]V] {
+	s := shape{words: "list of " + words, item: &k.shape}
 	s.schema = map[string]any{"type": "array", "minItems": 1, "maxItems": limit}
 	return kind[[]V]{shape: s, read: func(r *reader, n *yaml.Node, at Path) ([]V, bool) {
 		if n.Kind != yaml.SequenceNode {
@@ -185,20 +189,6 @@ func list[V any](k kind[V], limit int) kind[[]V] {
 		}
 		return all, true
 	}}
-}
-
-func plural(words string) string {
-	first, rest, more := strings.Cut(words, " ")
-	switch {
-	case strings.HasSuffix(first, "s"):
-		first += "es"
-	default:
-		first += "s"
-	}
-	if more {
-		return first + " " + rest
-	}
-	return first
 }
 
 // listHint shows a lone scalar as the list it should have been.

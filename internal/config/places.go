@@ -13,8 +13,9 @@ type place struct{ line, column int }
 
 // places remembers where each value of a file stands. The zero value knows no place.
 type places struct {
-	lines []string
-	at    map[string]place
+	lines  []string
+	widths []int // of the lines, in characters
+	at     map[string]place
 }
 
 // newPlaces splits text as YAML counts lines: at LF, CR LF and CR.
@@ -23,7 +24,11 @@ func newPlaces(text string) places {
 	text = strings.ReplaceAll(text, "\r\n", "\n")
 	text = strings.ReplaceAll(text, "\r", "\n")
 	text = strings.TrimSuffix(text, "\n")
-	return places{lines: strings.Split(text, "\n"), at: map[string]place{}}
+	p := places{lines: strings.Split(text, "\n"), at: map[string]place{}}
+	for _, line := range p.lines {
+		p.widths = append(p.widths, utf8.RuneCountInString(line))
+	}
+	return p
 }
 
 // id makes a map key of a path. No key of a file holds a NUL: such a file is refused before it is read.
@@ -84,7 +89,7 @@ func (p *places) fault(file string, line, column int, message, hint string) *Err
 		line, column = len(p.lines), maxColumn
 	}
 	e.Line, e.Source = line, p.lines[line-1]
-	e.Column = min(max(column, 1), utf8.RuneCountInString(e.Source)+1)
+	e.Column = min(max(column, 1), p.widths[line-1]+1)
 	return e
 }
 

@@ -10,6 +10,9 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
+// maxKey is the most bytes a key may have. It bounds paths, and with them what many mistakes in one block cost.
+const maxKey = 128
+
 // maxErrors bounds what one file is told at once.
 const maxErrors = 100
 
@@ -35,9 +38,9 @@ func (r *reader) bad(n *yaml.Node, at Path, problem, hint string) {
 	r.fault(n, fmt.Sprintf("%s: %s %s", at.key(), quote(n.Value), problem), hint)
 }
 
-// wrongType reports a node that is not even of the right type. Aliases have been reported already.
+// wrongType reports a node that is not even of the right type. inspect has reported aliases and tags.
 func (r *reader) wrongType(n *yaml.Node, at Path, want, hint string) {
-	if n.Kind == yaml.AliasNode {
+	if n.Kind == yaml.AliasNode || n.Style&yaml.TaggedStyle != 0 {
 		return
 	}
 	r.fault(n, fmt.Sprintf("%s must be %s, not %s", at.key(), want, typeWords(n)), hint)
@@ -75,6 +78,10 @@ func (r *reader) eachKey(n *yaml.Node, at Path, do func(key, value *yaml.Node, a
 			continue
 		}
 		seen[key.Value] = true
+		if len(key.Value) > maxKey {
+			r.fault(key, quote(key.Value)+" is too long for a key", "")
+			continue
+		}
 		do(key, n.Content[i+1], at.with(key.Value))
 	}
 	return true
@@ -95,12 +102,15 @@ func (r *reader) unknown(key *yaml.Node, at Path, entries []entry) {
 	if len(at) > 1 {
 		message += " in " + clip(dotted(at[:len(at)-1]))
 	}
-	if best := nearest(key.Value, entries); best != "" {
-		r.fault(key, message, "did you mean "+best+"?")
-		return
-	}
 	if owner := belongs(r.table, "", key.Value); owner != "" {
 		r.fault(key, message, key.Value+" belongs in "+owner)
+		return
+	}
+	if best := nearest(key.Value, entries); best != "" {
+		r.fault(key, message, "did you mean "+best+"?")
+		if meant := at[:len(at)-1].with(best); !r.places.has(meant) {
+			r.places.mark(meant, nil, key) // so that it is not called missing too
+		}
 		return
 	}
 	names := make([]string, len(entries))
@@ -152,8 +162,8 @@ func quote(s string) string { return clip(strconv.Quote(s)) }
 // clip shortens what a message repeats from the file.
 func clip(s string) string {
 	const most = 60
-	if utf8.RuneCountInString(s) <= most {
-		return s
+	if start, rest := split(s, most-1); utf8.RuneCountInString(rest) > 1 {
+		return start + "…"
 	}
-	return string([]rune(s)[:most-1]) + "…"
+	return s
 }

@@ -9,7 +9,7 @@ func nearest(word string, entries []entry) string {
 		return ""
 	}
 	word = plain(word)
-	best, least := "", 1+len(word)/3
+	best, least := "", max(1, len(word)/3)
 	for _, e := range entries {
 		for _, other := range e.aka {
 			if plain(other) == word {

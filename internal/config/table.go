@@ -1,11 +1,6 @@
 package config
 
-import (
-	"regexp"
-	"slices"
-	"strings"
-	"time"
-)
+import "time"
 
 // What one file may hold at most, so that a hostile or runaway one is refused and not worked on.
 const (
@@ -14,96 +9,100 @@ const (
 	maxServers   = 1024
 	maxAddresses = 64
 	maxPorts     = 256
+	maxInterface = 64
 	maxWorkers   = 256
 )
 
 // root is the table of keys. Reading, the JSON Schema and the reference page all come from it.
 var root = mapping(nil,
 	prop(entry{key: "listeners", required: true,
-		doc:     "The ways in, each under a name of your choice.",
-		example: "listeners: {web: {listen: [\"10.0.1.1:80\"], pool: web}}",
+		doc: "The ways in. Each has a name of your choice (a letter, then up to 31 letters, digits, `_` and `-`), which appears in logs, in `salp status` " +
+			"and in the nft chains. A listener answers two questions. How do connections get here: clients dial the gateway (`listen`), or they dial " +
+			"servers and pass by (`intercept`); exactly one of the two. Whose address do the servers see: the gateway's (`source: proxy`) or the " +
+			"client's own (`source: client`).",
+		example: `listeners: {web: {intercept: {interfaces: [eth0], ports: [80]}}}`,
 		aka:     []string{"listener", "frontends", "frontend"},
 	}, named(listenerKeys, maxListeners, func(l *Listener, name string) { l.Name = name }), func(c *Config) *[]*Listener { return &c.Listeners }),
 	prop(entry{key: "pools",
-		doc:     "Groups of servers, each under a name of your choice.",
-		example: "pools: {web: {servers: [\"10.0.2.2:80\"]}}",
+		doc: "Groups of servers, each under a name of your choice, for the listeners to send connections to. A pool that no listener names does no harm: " +
+			"it can wait there for its listener.",
+		example: `pools: {web: {servers: ["10.0.2.2:80", "10.0.2.3:80"]}}`,
 		aka:     []string{"backends", "backend", "upstreams", "upstream"},
 	}, named(poolKeys, maxPools, func(p *Pool, name string) { p.Name = name }), func(c *Config) *[]*Pool { return &c.Pools }),
 	prop(entry{key: "workers", def: "auto",
-		doc:     "How many event loops carry traffic.",
+		doc: "How many event loops carry the traffic, each on a thread of its own. `auto` is one for each processor. Connections are spread " +
+			"over them by the kernel when they arrive and stay where they are.",
+		watch:   "More loops than processors make nothing faster. Fewer leave room for other programs on the machine.",
 		example: "workers: 4",
 		aka:     []string{"threads", "nbthread", "worker_processes"},
 	}, autoNumber(maxWorkers), func(c *Config) *int { return &c.Workers }),
 	prop(entry{key: "user", absent: "`salp` if there is such a user, else `nobody`",
-		doc:     "The unprivileged user the worker runs as.",
+		doc: "The user the worker, which touches every byte from the network, runs as. The only privilege it keeps is CAP_NET_RAW, which binding " +
+			"to a client's address takes.",
+		watch:   "Give Salp a user of its own where you can: processes of the same user can signal one another.",
 		example: "user: salp",
 	}, userName(), func(c *Config) *string { return &c.User }),
 	prop(entry{key: "drain", def: "30s",
-		doc:     "How long running connections may go on after a stop or a reload.",
+		doc: "How long connections that are running may go on after a stop or a reload before they are reset. New ones are not taken in by the worker " +
+			"that drains: after a reload the new worker has them, and on a stop those of intercepting listeners go to the servers directly.",
+		watch:   "`salp run` does not end before the last connection does or this time is over. A service manager must wait longer than that before it kills.",
 		example: "drain: 2m",
 		aka:     []string{"shutdown_timeout", "grace", "hard_stop_after"},
-	}, span(time.Millisecond, 24*time.Hour, "connections are reset at once"), func(c *Config) *time.Duration { return &c.Drain }),
+	}, span(time.Millisecond, 24*time.Hour, "reset them at once"), func(c *Config) *time.Duration { return &c.Drain }),
 	prop(entry{key: "logs",
-		doc:     "How Salp itself logs.",
+		doc:     "How Salp itself logs, on standard error.",
 		example: "logs: {format: json, level: info}",
-		aka:     []string{"logging"},
+		aka:     []string{"log", "logging"},
 	}, logsKeys, func(c *Config) *Logs { return &c.Logs }),
 	prop(entry{key: "kernel",
-		doc:     "The shared numbers and names that Salp takes in the kernel.",
-		example: "kernel: {table: 8110}",
+		doc: "The numbers and names that Salp takes from what the whole machine shares. The defaults keep clear of the programs known to take such " +
+			"numbers; change them only when something else on the machine has them. `salp plan` shows where each one is used.",
+		example: "kernel: {table: 200, priority: 100}",
 	}, kernelKeys, func(c *Config) *Kernel { return &c.Kernel }),
 )
 
 var logsKeys = mapping(nil,
-	prop(entry{key: "format", def: "text", doc: "How a line looks.", example: "format: json"},
-		enum(LogText, LogJSON), func(l *Logs) *LogFormat { return &l.Format }),
-	prop(entry{key: "level", def: "info", doc: "The least important lines that are written.", example: "level: warn"},
-		enum("debug", "info", "warn", "error"), func(l *Logs) *string { return &l.Level }),
+	prop(entry{key: "format", def: string(LogText),
+		doc:     "How a line looks: `text` is `key=value` for people, `json` is one object a line for programs.",
+		example: "format: json",
+	}, enum(LogText, LogJSON), func(l *Logs) *LogFormat { return &l.Format }),
+	prop(entry{key: "level", def: "info",
+		doc: "The least important lines that are written. `warn` leaves what an operator should look at, `error` what Salp could not do; `debug` adds " +
+			"what happens inside.",
+		watch:   "`debug` on a busy gateway writes a great deal.",
+		example: "level: warn",
+	}, enum("debug", "info", "warn", "error"), func(l *Logs) *string { return &l.Level }),
 )
 
 var kernelKeys = mapping(nil,
-	prop(entry{key: "marks", def: "0xf0000000", doc: "Four bits of the packet mark and the conntrack mark.", example: "marks: 0x0f000000"},
-		mask(), func(k *Kernel) *uint32 { return &k.Marks }),
-	prop(entry{key: "table", def: "8110", doc: "The routing table.", example: "table: 200"},
-		routingTable(), func(k *Kernel) *uint32 { return &k.Table }),
-	prop(entry{key: "priority", def: "810", doc: "The priority of the ip rules.", example: "priority: 100"},
-		number[uint32](1, 32765), func(k *Kernel) *uint32 { return &k.Priority }),
-	prop(entry{key: "zone", def: "8110", doc: "The conntrack zone of upstream halves.", example: "zone: 7"},
-		number[uint16](1, 65535), func(k *Kernel) *uint16 { return &k.Zone }),
-	prop(entry{key: "nft_table", def: "salp", doc: "The nft table.", example: "nft_table: salp2"},
-		tableName(), func(k *Kernel) *string { return &k.NFTable }),
+	prop(entry{key: "marks", def: "0xf0000000",
+		doc: "Four bits of the packet mark and the conntrack mark, as a mask. Lowest first they mean: deliver this packet locally; sent by Salp to a server; " +
+			"sent by Salp in its own conntrack zone; this connection is taken in. Salp sets and clears these bits and leaves the other 28 as they are.",
+		watch: "No other program may use these bits: look for `mark` in `nft list ruleset` and for `fwmark` in `ip rule`. " +
+			"Among those known, Tailscale has 0xff0000 and Cilium 0xf00.",
+		example: "marks: 0x0f000000",
+	}, mask(), func(k *Kernel) *uint32 { return &k.Marks }),
+	prop(entry{key: "table", def: "8110",
+		doc:     "The routing table that holds the one route which delivers diverted packets to this machine.",
+		watch:   "Nothing else may be in this table. A name in /etc/iproute2/rt_tables does not count, a route does: see `ip route show table 8110`.",
+		example: "table: 200",
+	}, routingTable(), func(k *Kernel) *uint32 { return &k.Table }),
+	prop(entry{key: "priority", def: "810",
+		doc: "The priority of Salp's ip rules. Lower numbers are asked first.",
+		watch: "The rules must come before every rule of others that would route these packets elsewhere, as VPN software has them. They apply to nothing " +
+			"but packets that carry Salp's own mark, so an early place does no harm.",
+		example: "priority: 100",
+	}, number[uint32](1, 32765), func(k *Kernel) *uint32 { return &k.Priority }),
+	prop(entry{key: "zone", def: "8110",
+		doc: "The conntrack zone for connections to servers that carry the client's address and port. With both kept, the two halves of a connection " +
+			"look the same to connection tracking; a zone of their own keeps a firewall from calling one of them invalid.",
+		watch:   "Only used with `source_port: keep` or `require`.",
+		example: "zone: 7",
+	}, number[uint16](1, 65535), func(k *Kernel) *uint16 { return &k.Zone }),
+	prop(entry{key: "nft_table", def: "salp",
+		doc: "The name of Salp's nft table, of family inet. While Salp runs the table belongs to its process: no other program can change or flush it, " +
+			"and it disappears with the process. With `on_failure: closed` there is a second one, with `-closed` at the end of its name, that stays.",
+		watch:   "The name must be free. Salp leaves tables that it has not made alone.",
+		example: "nft_table: gateway",
+	}, tableName(), func(k *Kernel) *string { return &k.NFTable }),
 )
-
-var userForm = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_.-]{0,31}$`)
-
-// userName is the name of a user who is not root.
-func userName() kind[string] {
-	return word("user name", map[string]any{"pattern": userForm.String(), "not": map[string]any{"const": "root"}}, func(s string) (problem, hint string) {
-		switch {
-		case s == "root":
-			return "would give the worker every privilege", "name an unprivileged user, or remove the key"
-		case !userForm.MatchString(s):
-			return "cannot be the name of a user", "a name is up to 32 letters, digits, _ . and -, and begins with a letter or _"
-		}
-		return "", ""
-	})
-}
-
-// nftWords are words of the nft language that cannot be table names where its text is read back. (nft(8))
-var nftWords = []string{"accept", "add", "arp", "bridge", "chain", "comment", "counter", "create", "delete", "destroy", "drop", "element", "ether",
-	"flags", "flush", "handle", "hook", "icmp", "icmpv6", "import", "inet", "insert", "ip", "ip6", "jump", "list", "map", "mark", "meta", "monitor",
-	"netdev", "policy", "position", "priority", "queue", "redirect", "reject", "rename", "replace", "reset", "return", "rule", "ruleset", "set",
-	"socket", "table", "tcp", "tproxy", "type", "udp", "vlan"}
-
-// tableName is the name of an nft table.
-func tableName() kind[string] {
-	return word("table name", map[string]any{"pattern": namePattern}, func(s string) (problem, hint string) {
-		switch {
-		case !nameForm.MatchString(s):
-			return "cannot be the name of an nft table here", "a name is a letter, then up to 31 letters, digits, _ and -"
-		case slices.Contains(nftWords, strings.ToLower(s)):
-			return "is a word of the nft language", "choose another name"
-		}
-		return "", ""
-	})
-}

@@ -8,21 +8,22 @@ import (
 
 var poolKeys = mapping(nil,
 	prop(entry{key: "balance", def: string(BalanceRoundRobin),
-		doc:     "How a server is chosen for each connection.",
+		doc:     "How a server is chosen for each connection: `round-robin` takes them in turn, beginning with the first.",
 		example: "balance: round-robin",
 		aka:     []string{"algorithm", "lb", "policy"},
 	}, enum(BalanceRoundRobin), func(p *Pool) *Balance { return &p.Balance }),
 	prop(entry{key: "servers", required: true,
-		doc:     "The servers.",
+		doc:     "The servers, each as an address with a port, or as a mapping with the key `address`. A server can be in several pools.",
+		watch:   "Names are not looked up. A server that is a listener of the same file is refused, for its connections would go round in a loop.",
 		example: "servers: [\"10.0.2.2:80\", \"10.0.2.3:80\"]",
 		aka:     []string{"server", "backends", "members", "targets", "upstreams"},
-	}, list(server(), maxServers), func(p *Pool) *[]Server { return &p.Servers }),
+	}, list("addresses with ports, or mappings", server(), maxServers), func(p *Pool) *[]Server { return &p.Servers }),
 )
 
 var serverKeys = mapping(nil,
 	prop(entry{key: "address", required: true,
-		doc:     "The server's address and port.",
-		example: "address: 10.0.2.2:80",
+		doc:     "The server's address and port, when the server is written as a mapping: `servers: [{address: \"10.0.2.2:80\"}]`.",
+		example: "address: \"[fd00:2::2]:80\"",
 		aka:     []string{"host", "addr", "ip"},
 	}, address(false), func(s *Server) *netip.AddrPort { return &s.Address }),
 )
@@ -31,9 +32,9 @@ var serverKeys = mapping(nil,
 func server() kind[Server] {
 	short := address(false)
 	s := serverKeys.shape
-	s.words = "address with port or mapping"
+	s.words, s.short = "address with port or mapping", &short.shape
 	return kind[Server]{shape: s, read: func(r *reader, n *yaml.Node, at Path) (Server, bool) {
-		if n.Kind == yaml.MappingNode && r.text(n) != "" && r.text(n)[0] != '[' {
+		if n.Kind == yaml.MappingNode && !bareIPv6(n) {
 			return serverKeys.read(r, n, at)
 		}
 		a, ok := short.read(r, n, at)

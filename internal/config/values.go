@@ -21,11 +21,11 @@ func word(words string, schema map[string]any, problem func(string) (problem, hi
 	schema["type"] = "string"
 	return kind[string]{shape: shape{words: words, schema: schema}, read: func(r *reader, n *yaml.Node, at Path) (string, bool) {
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
-			hint := ""
-			if n.Kind == yaml.ScalarNode && n.ShortTag() != "!!null" {
+			_, hint := problem(n.Value)
+			if hint == "" && n.Kind == yaml.ScalarNode {
 				hint = "if that is meant, put it in quotes: " + quote(n.Value)
 			}
-			r.wrongType(n, at, article(words), hint)
+			r.wrongType(n, at, "the "+words, hint)
 			return "", false
 		}
 		if p, hint := problem(n.Value); p != "" {
@@ -34,14 +34,6 @@ func word(words string, schema map[string]any, problem func(string) (problem, hi
 		}
 		return n.Value, true
 	}}
-}
-
-// article puts a or an before a type in words.
-func article(words string) string {
-	if strings.ContainsRune("aeiou", rune(words[0])) {
-		return "an " + words
-	}
-	return "a " + words
 }
 
 // enum is one of a few words.
@@ -114,7 +106,10 @@ func (r *reader) integer(n *yaml.Node, at Path, hint string) (int64, bool) {
 		r.bad(n, at, "in quotes is text, not a number", "write  "+n.Value+"  without quotes")
 		return 0, false
 	}
-	if v, err := strconv.ParseInt(strings.ReplaceAll(n.Value, "_", ""), 0, 64); err == nil && n.ShortTag() == "!!int" {
+	switch v, err := strconv.ParseInt(strings.ReplaceAll(n.Value, "_", ""), 0, 64); {
+	case err == nil && len(n.Value) > 1 && n.Value[0] == '0' && n.Value[1] >= '0' && n.Value[1] <= '9':
+		hint = "leave out the zeros in front: to some programs they mean an octal number"
+	case err == nil && n.ShortTag() == "!!int":
 		hint = fmt.Sprintf("write it in decimal digits: %d", v)
 	}
 	r.bad(n, at, "is not a plain decimal number", hint)
@@ -184,9 +179,10 @@ func wholeSeconds(k kind[time.Duration]) kind[time.Duration] {
 	return k
 }
 
-// durationPattern is a duration: whole numbers with units, largest unit first.
-const durationPattern = `^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$`
+// durationPattern is what a JSON Schema can say of a duration.
+const durationPattern = `^([0-9]+(d|h|m|s|ms))+$`
 
+// durationForm is a duration: whole numbers with units, the largest unit first.
 var durationForm = regexp.MustCompile(`^(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?(?:([0-9]{1,9})ms)?$`)
 
 // parseDuration reads 500ms, 2s, 1h30m, 1d. problem is "" when text is a duration.

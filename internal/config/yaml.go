@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -27,6 +28,8 @@ func (r *reader) inspect(n *yaml.Node) {
 		key := n.Content[i]
 		switch {
 		case key.Kind == yaml.AliasNode:
+		case bareIPv6(n):
+			r.fault(key, "an IPv6 address that is not in quotes", quotesForIPv6)
 		case key.Kind != yaml.ScalarNode:
 			r.fault(key, "a key must be a plain word, not "+typeWords(key), "put the text in quotes if it is a value")
 		case key.ShortTag() == "!!merge":
@@ -43,18 +46,6 @@ func (r *reader) inspect(n *yaml.Node) {
 	}
 }
 
-// text returns the text of the file from a node's place to the end of the line.
-func (r *reader) text(n *yaml.Node) string {
-	if n.Line < 1 || n.Line > len(r.places.lines) {
-		return ""
-	}
-	line := []rune(r.places.lines[n.Line-1])
-	if n.Column < 1 || n.Column > len(line) {
-		return ""
-	}
-	return string(line[n.Column-1:])
-}
-
 // syntax reports what stopped the YAML parser, in words for someone who does not know YAML's grammar.
 func (r *reader) syntax(err error) {
 	var le *yaml.LoadError
@@ -67,6 +58,14 @@ func (r *reader) syntax(err error) {
 		at.Column = tab
 		r.fault(at, "a tab in the indentation", "indent with spaces")
 		return
+	}
+	if at.Line <= len(r.places.lines) {
+		source := r.places.lines[at.Line-1]
+		if m := bareIPv6Form.FindStringSubmatchIndex(source); m != nil {
+			at.Column = utf8.RuneCountInString(source[:m[2]]) + 1
+			r.fault(at, "an IPv6 address that is not in quotes", quotesForIPv6)
+			return
+		}
 	}
 	for _, known := range syntaxErrors {
 		if !strings.Contains(le.Message, known.contains) || !strings.Contains(le.ContextMsg, known.context) {
@@ -99,8 +98,8 @@ var syntaxErrors = []struct {
 }{
 	{contains: "nested too deeply", message: "nested too deeply", hint: "no key of this file is that deep"},
 	{contains: "unknown anchor", message: "anchors (&) and aliases (*) are not used in this file", hint: `if a * is meant, put it in quotes`},
-	{contains: "mapping values are not allowed", message: "a : that cannot stand here",
-		hint: "put a value that holds : in quotes, and begin each key on a line of its own with the same indentation as its neighbours"},
+	{contains: "mapping values are not allowed", message: `a ":" that cannot stand here`,
+		hint: `put a value with a ":" in quotes; or else the line above lacks its ":", or is indented differently`},
 	{contains: "cannot start any token", message: "a character that cannot begin a value", hint: "put the value in quotes"},
 	{contains: "end of stream", context: "quoted", atStart: true, message: "a quote that is never closed", hint: "add the closing quote"},
 	{contains: "',' or ']'", atStart: true, message: "a [ that is never closed, or a missing comma", hint: "write a list as  [a, b]"},
@@ -110,5 +109,5 @@ var syntaxErrors = []struct {
 		hint: "give all keys of a block the same indentation, and quote a value that goes on after a closing quote"},
 	{contains: "'-' indicator", message: "neither an item of the list above nor a key at its level", hint: "begin each item with - at the same indentation"},
 	{contains: "could not find expected ':'", message: "a key without a :", hint: "write  key: value"},
-	{contains: "incompatible YAML", message: "a version of YAML that is not known", hint: "remove the %YAML line"},
+	{contains: "incompatible YAML", message: "the %YAML line is not used in this file", hint: "remove it"},
 }

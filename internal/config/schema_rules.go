@@ -1,3 +1,0 @@
-package config
-
-var listenerSchema map[string]any
