@@ -1,0 +1,348 @@
+// Package keeper is the privileged process: it writes the kernel state, holds the listening sockets, and looks after workers' lives.
+//
+// One goroutine, the loop, owns all of it and never waits: what takes time (a worker that starts, a drain) is a state, and comes back
+// as an event or as a task of the agenda.
+package keeper
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"salp/internal/admin"
+	"salp/internal/config"
+	"salp/internal/control"
+	"salp/internal/kernel"
+	"salp/internal/plan"
+)
+
+const (
+	// pulseEvery is how often workers are looked after and the alive element is refreshed.
+	pulseEvery = 500 * time.Millisecond
+	// aliveFor is how long the kernel goes on to divert when the keeper itself hangs.
+	aliveFor = 2 * time.Second
+	// restartFirst and restartMost bound the pause before a worker that ended is replaced; it doubles each time.
+	restartFirst = 100 * time.Millisecond
+	restartMost  = 5 * time.Second
+	// steadyAfter is how long a worker must live for the pause to start anew.
+	steadyAfter = 10 * time.Second
+)
+
+// Options say what to run.
+type Options struct {
+	ConfigFile string
+	RunDir     string // of the lock, the admin socket and the state file; made when there is none
+	Version    string
+	Log        io.Writer       // where the log goes; nil: standard error
+	Reload     <-chan struct{} // each value is a request to read the configuration again; may be nil
+	Hurry      <-chan struct{} // a value cuts a drain short; may be nil
+	Worker     []string        // the command that starts a worker; nil: this program's worker command
+}
+
+// Run runs a gateway until ctx is done or somebody asks it by its admin socket to stop, then drains, removes what it has in the kernel, and
+// returns nil. An error means that it could not start (then nothing is left in the kernel) or not remove everything. It is of type
+// config.Errors, or wraps one, when the configuration is at fault.
+func Run(ctx context.Context, o Options) error {
+	if o.Log == nil {
+		o.Log = os.Stderr
+	}
+	if o.Worker == nil {
+		o.Worker = []string{"/proc/self/exe", "worker"}
+	}
+	cfg, err := config.Load(o.ConfigFile)
+	if err != nil {
+		return err
+	}
+	lock, err := lockRunDir(o.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	sink := newLogSink(o.Log, cfg.Logs)
+	host, err := kernel.Open(kernel.Options{RunDir: o.RunDir, Log: sink.logger()})
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return newKeeper(o, sink, host).run(ctx, cfg)
+}
+
+// keeper is the state of the loop.
+type keeper struct {
+	options Options
+	sink    *logSink
+	log     *slog.Logger
+	kernel  kernelHost
+	systemd systemd
+	since   time.Time
+	files   uint64 // limit of open files
+	agenda  agenda
+
+	events       chan workerEvent
+	kernelEvents chan kernel.Event
+	requests     chan func() // from the admin server, to be run by the loop
+	quit         chan struct{}
+
+	// What is in force. Nothing is before the first provision is committed.
+	cfg        *config.Config
+	plan       plan.Plan
+	groups     []*group
+	ports      map[string]uint16
+	generation uint64
+	sockets    sockets
+	current    *worker // nil while there is none and taskRestart is planned
+	alive      bool    // the alive element is set
+
+	pending    *provision // what is about to be in force
+	again      []answerTo // reloads to begin when pending is done
+	workers    []*worker  // all whose processes have not ended, current and pending among them
+	pause      time.Duration
+	restarts   uint64
+	totals     totals
+	lastReload *admin.Reload
+	repairing  repairing
+
+	stopping bool
+	finished bool
+	err      error // of run
+}
+
+func newKeeper(o Options, sink *logSink, host kernelHost) *keeper {
+	log := sink.logger()
+	return &keeper{
+		options: o, sink: sink, log: log, kernel: host, systemd: newSystemd(log), since: time.Now(), agenda: agenda{},
+		events: make(chan workerEvent), kernelEvents: make(chan kernel.Event, 64), requests: make(chan func()), quit: make(chan struct{}),
+		sockets: sockets{}, totals: totals{}, pause: restartFirst,
+	}
+}
+
+// run starts the gateway, and returns when it has ended.
+func (k *keeper) run(ctx context.Context, cfg *config.Config) error {
+	k.log.Info("starting", "version", k.options.Version, "config", k.options.ConfigFile, "run_dir", k.options.RunDir)
+	server, err := admin.Serve(k.options.RunDir, &gateway{k}, k.log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := server.Close(); err != nil {
+			k.log.Warn("admin socket did not close well", "error", err)
+		}
+	}()
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	defer close(k.quit)
+	k.repairing.context = watching
+
+	k.files = raiseFileLimit()
+	if k.pending, err = k.prepare(cfg, nil); err != nil {
+		return err
+	}
+	now := time.Now()
+	k.agenda.at(taskPulse, now)
+	if k.systemd.watchdogEvery > 0 {
+		k.agenda.at(taskWatchdog, now)
+	}
+	k.loop(ctx)
+	k.sockets.keep(nil)
+	return k.err
+}
+
+// loop is where everything happens, one thing after the other, until the gateway has ended.
+func (k *keeper) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := ctx.Done()
+	for !k.finished {
+		timer.Reset(k.agenda.next(time.Now()))
+		select {
+		case <-timer.C:
+			for t, due := k.agenda.take(time.Now()); due; t, due = k.agenda.take(time.Now()) {
+				k.do(t)
+			}
+		case e := <-k.events:
+			k.onWorker(e)
+		case e := <-k.kernelEvents:
+			k.onKernel(e)
+		case request := <-k.requests:
+			request()
+		case <-k.options.Reload:
+			k.reload(nil)
+		case <-done:
+			done = nil
+			k.stop("asked to")
+		case <-k.options.Hurry:
+			k.hurry()
+		}
+		k.settle()
+	}
+}
+
+func (k *keeper) do(t task) {
+	now := time.Now()
+	switch t {
+	case taskPulse:
+		k.agenda.at(taskPulse, now.Add(pulseEvery/2))
+		k.pulse(now)
+	case taskRestart:
+		k.restart()
+	case taskRepair:
+		k.repair()
+	case taskWatch:
+		k.watch()
+	case taskWatchdog:
+		k.agenda.at(taskWatchdog, now.Add(k.systemd.watchdogEvery))
+		k.systemd.tell(daemon.SdNotifyWatchdog)
+	}
+}
+
+// pulse keeps the alive element as the current worker is, and ends workers that overstay.
+func (k *keeper) pulse(now time.Time) {
+	for _, w := range k.workers {
+		k.lookAfter(w, now)
+	}
+	k.refreshAlive(now)
+}
+
+func (k *keeper) lookAfter(w *worker, now time.Time) {
+	switch w.state {
+	case admin.WorkerStarting:
+		if now.After(w.deadline) && w.refusal == "" {
+			w.refusal = "it was not ready within " + readyWithin.String()
+			w.kill()
+		}
+	case admin.WorkerRunning:
+		if !w.answers(now) {
+			w.state = admin.WorkerHung
+			w.log.Error("worker hangs, new connections pass it by", "silent_for", now.Sub(w.lastBeat).Round(time.Millisecond))
+		}
+	case admin.WorkerHung:
+		if now.Sub(w.lastBeat) > hungWithin && w.refusal == "" {
+			w.refusal = "it gave no sign of life for " + hungWithin.String()
+			w.kill()
+		}
+	case admin.WorkerDraining:
+		if now.After(w.deadline) && w.refusal == "" {
+			w.refusal = "it did not end within the bound of its drain"
+			w.kill()
+		}
+	}
+}
+
+// onWorker takes in what a worker said or that it has ended.
+func (k *keeper) onWorker(e workerEvent) {
+	w, now := e.from, time.Now()
+	switch {
+	case e.message != nil:
+		k.onMessage(w, e.message, now)
+	case e.gone:
+		if e.err != nil {
+			w.refusal = e.err.Error()
+			w.kill()
+		}
+		if w == k.current && !k.stopping {
+			k.dropAlive()
+		}
+	case e.ended:
+		k.onEnd(w, e.err, now)
+	}
+}
+
+func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
+	w.lastBeat = now
+	switch {
+	case m.Beat != nil:
+		w.stats = m.Beat.Stats
+		if w.state == admin.WorkerHung {
+			w.state = admin.WorkerRunning
+			w.log.Info("worker answers again")
+			k.refreshAlive(now)
+		}
+	case m.Ready != nil:
+		k.onReady(w, now)
+	case m.Destroy != nil:
+		k.destroy(w, m.Destroy)
+	case m.Bye != nil:
+		w.stats, w.cut = m.Bye.Stats, m.Bye.Cut
+	}
+}
+
+// onReady puts a worker to use that has become ready.
+func (k *keeper) onReady(w *worker, now time.Time) {
+	if w.state != admin.WorkerStarting {
+		return
+	}
+	w.state = admin.WorkerRunning
+	switch {
+	case k.pending != nil && k.pending.worker == w:
+		k.commit(now)
+	case w == k.current:
+		w.log.Info("worker ready in place of the one that ended")
+		k.refreshAlive(now)
+	}
+}
+
+// onEnd does what the end of a worker takes: nothing more for one that drained, another try for the one in use.
+func (k *keeper) onEnd(w *worker, err error, now time.Time) {
+	k.workers = slices.DeleteFunc(k.workers, func(o *worker) bool { return o == w })
+	k.totals.add(w)
+	switch {
+	case k.pending != nil && k.pending.worker == w:
+		k.giveUp(errors.New("the new worker did not start: " + w.describeEnd(err)))
+	case w == k.current && !k.stopping:
+		k.current = nil
+		k.dropAlive()
+		if now.Sub(w.since) > steadyAfter {
+			k.pause = restartFirst
+		}
+		w.log.Error("worker ended, it will be replaced", "reason", w.describeEnd(err), "in", k.pause)
+		k.restarts++
+		k.agenda.at(taskRestart, now.Add(k.pause))
+		k.pause = min(2*k.pause, restartMost)
+	case w.state == admin.WorkerDraining && w.refusal == "" && err == nil:
+		w.log.Info("worker drained", "connections_reset", w.cut)
+	default:
+		w.log.Warn("worker ended", "reason", w.describeEnd(err))
+	}
+	if w == k.current {
+		k.current = nil
+	}
+}
+
+// restart starts a worker for the configuration in force, unless a new one is about to take over anyway.
+func (k *keeper) restart() {
+	if k.stopping || k.current != nil || k.pending != nil {
+		return
+	}
+	w, err := k.start(k.cfg, k.generation, k.groups)
+	if err != nil {
+		k.log.Error("worker cannot be started", "error", err, "again_in", k.pause)
+		k.agenda.at(taskRestart, time.Now().Add(k.pause))
+		k.pause = min(2*k.pause, restartMost)
+		return
+	}
+	k.current = w
+}
+
+// start starts a worker, which is among k.workers until it has ended.
+func (k *keeper) start(cfg *config.Config, generation uint64, groups []*group) (*worker, error) {
+	w, err := startWorker(k.options, cfg, generation, groups, k.log, k.post)
+	if err != nil {
+		return nil, err
+	}
+	k.workers = append(k.workers, w)
+	return w, nil
+}
+
+// post gives an event to the loop; after its end nobody wants events.
+func (k *keeper) post(e workerEvent) {
+	select {
+	case k.events <- e:
+	case <-k.quit:
+	}
+}

@@ -1,0 +1,177 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"salp/internal/config"
+	"salp/internal/plan"
+)
+
+// capabilities is the effective set of this process (capabilities(7)).
+type capabilities uint64
+
+func ownCapabilities() (capabilities, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("read own capabilities: capget: %w", err)
+	}
+	return capabilities(uint64(data[1].Effective)<<32 | uint64(data[0].Effective)), nil
+}
+
+func (c capabilities) has(n int) bool { return c&(1<<n) != 0 }
+
+// need is a capability that a configuration takes, and what for.
+type need struct {
+	capability int
+	name       string
+	why        string
+}
+
+// needs returns what cfg takes to run as planned with the worker as user who.
+func needs(cfg *config.Config, p plan.Plan, who identity, firstFreePort uint16) []need {
+	var all []need
+	if !empty(p) {
+		all = append(all, need{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "to write nft tables, ip rules and routes"})
+	}
+	if l := needsRaw(cfg); l != "" {
+		all = append(all, need{unix.CAP_NET_RAW, "CAP_NET_RAW", fmt.Sprintf("for the transparent sockets of listener %s", l)})
+	}
+	for _, l := range cfg.Listeners {
+		for _, a := range l.Listen {
+			if a.Port() < firstFreePort {
+				all = append(all, need{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", fmt.Sprintf("to listen on %s (listener %s)", a, l.Name)})
+			}
+		}
+	}
+	if who.changes {
+		why := fmt.Sprintf("to start the worker as user %s", who.name)
+		all = append(all, need{unix.CAP_SETUID, "CAP_SETUID", why}, need{unix.CAP_SETGID, "CAP_SETGID", why}, need{unix.CAP_SETPCAP, "CAP_SETPCAP", why})
+	}
+	return all
+}
+
+// needsRaw returns the name of a listener that takes CAP_NET_RAW, "" when none does.
+func needsRaw(cfg *config.Config) string {
+	for _, l := range cfg.Listeners {
+		if l.Source == config.SourceClient || l.Intercept != nil {
+			return l.Name
+		}
+	}
+	return ""
+}
+
+// missing says which capabilities this process lacks, all at once; nil when none.
+func missing(all []need, have capabilities) error {
+	var lines []string
+	seen := map[int]bool{}
+	for _, n := range all {
+		if !have.has(n.capability) && !seen[n.capability] {
+			seen[n.capability] = true
+			lines = append(lines, fmt.Sprintf("%s %s", n.name, n.why))
+		}
+	}
+	if lines == nil {
+		return nil
+	}
+	return errors.New("this process lacks " + strings.Join(lines, ", ") + ": run as root, or give these capabilities to the service")
+}
+
+// firstFreePort returns the lowest port that everybody may listen on (ip-sysctl, ip_unprivileged_port_start).
+func firstFreePort() uint16 {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return 1024
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 16)
+	if err != nil {
+		return 1024
+	}
+	return uint16(n)
+}
+
+// identity is whom a worker runs as.
+type identity struct {
+	name     string
+	uid, gid uint32
+	changes  bool // it is not who runs the keeper
+}
+
+// workerIdentity finds the user of the configuration; without one, root takes salp or else nobody, and anybody else stays who he is.
+func workerIdentity(cfg *config.Config) (identity, error) {
+	own := uint32(os.Geteuid())
+	if cfg.User == "" && own != 0 {
+		return identity{name: strconv.Itoa(int(own)), uid: own, gid: uint32(os.Getegid())}, nil
+	}
+	names := []string{cfg.User}
+	if cfg.User == "" {
+		names = []string{"salp", "nobody"}
+	}
+	for _, name := range names {
+		u, err := user.Lookup(name)
+		var unknown user.UnknownUserError
+		if errors.As(err, &unknown) {
+			continue
+		}
+		if err != nil {
+			return identity{}, fmt.Errorf("user %s: %w", name, err)
+		}
+		uid, uidErr := strconv.ParseUint(u.Uid, 10, 32)
+		gid, gidErr := strconv.ParseUint(u.Gid, 10, 32)
+		if err := errors.Join(uidErr, gidErr); err != nil {
+			return identity{}, fmt.Errorf("user %s: %w", name, err)
+		}
+		return identity{name: name, uid: uint32(uid), gid: uint32(gid), changes: uint32(uid) != own}, nil
+	}
+	if cfg.User == "" {
+		return identity{}, errors.New("there is no user salp and none nobody to run the worker as: make one, or name one with user:")
+	}
+	return identity{}, config.Errors{cfg.Fault(config.Path{"user"}, fmt.Sprintf("there is no user %s on this host", cfg.User), "make that user, or name another")}
+}
+
+// attributes returns how the kernel is to start the worker: as that user without its groups, in a session of its own so that a terminal's
+// signals do not reach it, and with CAP_NET_RAW when the traffic takes it and this process has it.
+func (who identity) attributes(have capabilities) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setsid: true}
+	if who.changes {
+		a.Credential = &syscall.Credential{Uid: who.uid, Gid: who.gid}
+	}
+	if have.has(unix.CAP_NET_RAW) {
+		a.AmbientCaps = []uintptr{unix.CAP_NET_RAW}
+	}
+	return a
+}
+
+// confine takes from the calling thread, and so from what it starts, every way to more privileges: no_new_privs, and a bounding set of
+// CAP_NET_RAW alone (prctl(2)). Without CAP_SETPCAP the bounding set stays, which no_new_privs makes useless.
+func confine(have capabilities) error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
+	}
+	if !have.has(unix.CAP_SETPCAP) {
+		return nil
+	}
+	for c := uintptr(0); ; c++ {
+		in, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return nil // past the last one that this kernel has
+		}
+		if err != nil {
+			return fmt.Errorf("prctl PR_CAPBSET_READ %d: %w", c, err)
+		}
+		if in == 0 || c == unix.CAP_NET_RAW {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return fmt.Errorf("prctl PR_CAPBSET_DROP %d: %w", c, err)
+		}
+	}
+}

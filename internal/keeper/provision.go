@@ -1,0 +1,280 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"salp/internal/admin"
+	"salp/internal/config"
+	"salp/internal/plan"
+)
+
+// provision is a configuration that is about to be in force: it has been checked, its sockets are open and its worker is starting.
+type provision struct {
+	cfg     *config.Config
+	plan    plan.Plan
+	ports   map[string]uint16
+	groups  []*group
+	opened  map[place][]int // those of its sockets that nobody had before
+	worker  *worker
+	answers []answerTo
+	began   time.Time
+}
+
+// answerTo tells somebody who asked for a reload how it went.
+type answerTo func(generation uint64, err error)
+
+// portAttempts is how often another interception port is tried when a program took the chosen one in the same moment.
+const portAttempts = 3
+
+// prepare does all of a new configuration that leaves the one in force untouched.
+func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, error) {
+	p := &provision{cfg: cfg, answers: answers, began: time.Now()}
+	if err := k.refuseChange(cfg); err != nil {
+		return nil, err
+	}
+	if err := k.openSockets(p); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.worker, err = k.start(cfg, k.generation+1, p.groups); err != nil {
+		k.sockets.undo(p.opened)
+		return nil, err
+	}
+	return p, nil
+}
+
+// refuseChange refuses what cannot change under running connections: their sockets carry the mark bits, their conntrack entries the zone.
+func (k *keeper) refuseChange(cfg *config.Config) error {
+	if k.cfg == nil || empty(k.plan) {
+		return nil
+	}
+	const hint = "restart the gateway to change it"
+	var faults config.Errors
+	if cfg.Kernel.Marks != k.cfg.Kernel.Marks {
+		faults = append(faults, cfg.Fault(config.Path{"kernel", "marks"}, "the mark bits cannot change while connections carry them", hint))
+	}
+	if cfg.Kernel.Zone != k.cfg.Kernel.Zone {
+		faults = append(faults, cfg.Fault(config.Path{"kernel", "zone"}, "the conntrack zone cannot change while connections are in it", hint))
+	}
+	if faults != nil {
+		return faults
+	}
+	return nil
+}
+
+// openSockets makes the plan of p and opens its sockets.
+func (k *keeper) openSockets(p *provision) error {
+	var taken []netip.AddrPort
+	for attempt := 1; ; attempt++ {
+		facts, err := k.facts()
+		if err != nil {
+			return err
+		}
+		facts.Listening = append(facts.Listening, taken...)
+		if err := k.planFor(p, facts); err != nil {
+			return err
+		}
+		p.groups = groupsOf(p.cfg, p.ports, facts.IPv6)
+		p.opened, err = k.sockets.fill(p.cfg, p.groups)
+		var fault *socketError
+		if err == nil || attempt == portAttempts || !errors.As(err, &fault) || !p.chose(fault.address) {
+			return err
+		}
+		taken = append(taken, fault.address)
+	}
+}
+
+// planFor makes the plan, and says which capabilities it lacks.
+func (k *keeper) planFor(p *provision, facts plan.Facts) error {
+	p.ports = plan.Ports(p.cfg, facts)
+	facts.Ports = p.ports
+	var err error
+	if p.plan, err = plan.Make(p.cfg, facts); err != nil {
+		return err
+	}
+	who, err := workerIdentity(p.cfg)
+	if err != nil {
+		return err
+	}
+	have, err := ownCapabilities()
+	if err != nil {
+		return err
+	}
+	return missing(needs(p.cfg, p.plan, who, firstFreePort()), have)
+}
+
+// chose tells whether the port of an address was Salp's choice, so that another will do.
+func (p *provision) chose(a netip.AddrPort) bool {
+	for _, l := range p.cfg.Listeners {
+		if l.Intercept != nil && l.Intercept.Port == 0 && p.ports[l.Name] == a.Port() {
+			return true
+		}
+	}
+	return false
+}
+
+// facts returns what is so on the host, with what the keeper knows itself: its ports, and that its own sockets are in nobody's way.
+func (k *keeper) facts() (plan.Facts, error) {
+	facts, err := k.kernel.Facts()
+	if err != nil {
+		return plan.Facts{}, fmt.Errorf("read this host's interfaces and sockets: %w", err)
+	}
+	facts.Ports = maps.Clone(k.ports)
+	facts.Listening = slices.DeleteFunc(facts.Listening, k.sockets.holds)
+	return facts, nil
+}
+
+// commit puts the pending provision in force: its worker is ready. Kernel first, then the old worker drains.
+func (k *keeper) commit(now time.Time) {
+	p := k.pending
+	if err := k.applyNew(p.plan); err != nil {
+		p.worker.refusal = "its configuration is not used"
+		p.worker.kill()
+		k.giveUp(err)
+		return
+	}
+	first := k.cfg == nil
+	old := k.current
+	k.cfg, k.plan, k.groups, k.ports, k.current, k.pending = p.cfg, p.plan, p.groups, p.ports, p.worker, nil
+	k.generation++
+	k.pause = restartFirst
+	k.agenda.drop(taskRestart)
+	k.totals.forget(k.cfg)
+	k.refreshAlive(now)
+	if old != nil {
+		old.drain(k.cfg.Drain, now)
+	}
+	k.sockets.keep(k.groups)
+	k.sink.set(k.cfg.Logs)
+	k.watch()
+
+	took := time.Since(p.began).Round(time.Millisecond)
+	k.log.Info("ready", "generation", k.generation, "listeners", len(k.cfg.Listeners), "worker", k.current.pid, "open_files", k.files, "took", took)
+	if !first {
+		k.lastReload = &admin.Reload{At: now, Good: true}
+	}
+	k.systemd.ready(k.statusLine())
+	for _, answer := range p.answers {
+		answer(k.generation, nil)
+	}
+}
+
+// applyNew brings the kernel to a new plan. After a failure it is brought back to the one in force.
+func (k *keeper) applyNew(p plan.Plan) error {
+	if empty(p) && empty(k.plan) {
+		return nil
+	}
+	changes, err := k.kernel.Apply(p)
+	if err == nil {
+		for _, c := range changes {
+			k.log.Debug("kernel changed", "change", c.String())
+		}
+		return nil
+	}
+	var back error
+	if k.cfg == nil {
+		_, back = k.kernel.Remove()
+	} else {
+		_, back = k.kernel.Apply(k.plan)
+		k.agenda.atLatest(taskRepair, time.Now().Add(repairDelay))
+	}
+	if back != nil {
+		err = errors.Join(err, fmt.Errorf("and it could not be taken back: %w", back))
+	}
+	return err
+}
+
+// giveUp drops the pending provision and says why; what was in force stays. Without anything in force it is the end.
+func (k *keeper) giveUp(err error) {
+	p := k.pending
+	k.pending = nil
+	k.sockets.undo(p.opened)
+	k.refused(err, p.answers)
+	if k.cfg == nil {
+		k.err = err
+		k.stopping = true
+	} else if k.current == nil {
+		k.agenda.atLatest(taskRestart, time.Now())
+	}
+}
+
+// reload reads the configuration again. answer may be nil.
+func (k *keeper) reload(answer answerTo) {
+	var answers []answerTo
+	if answer != nil {
+		answers = []answerTo{answer}
+	}
+	if k.stopping {
+		k.refused(errStopping, answers)
+		return
+	}
+	if k.pending != nil {
+		// The file may have changed since the pending one was read, so it is read once more, for all who ask now.
+		k.again = append(k.again, func(uint64, error) {})
+		k.again = append(k.again, answers...)
+		return
+	}
+	k.beginReload(answers)
+}
+
+var errStopping = errors.New("the gateway is stopping")
+
+func (k *keeper) beginReload(answers []answerTo) {
+	k.log.Info("reloading", "config", k.options.ConfigFile)
+	k.systemd.reloading()
+	cfg, err := config.Load(k.options.ConfigFile)
+	if err == nil {
+		k.pending, err = k.prepare(cfg, answers)
+	}
+	if err != nil {
+		k.pending = nil
+		k.refused(err, answers)
+	}
+}
+
+// refused tells everybody that a configuration is not used.
+func (k *keeper) refused(err error, answers []answerTo) {
+	if k.cfg != nil {
+		k.lastReload = &admin.Reload{At: time.Now(), Error: err.Error()}
+		var faults config.Errors
+		if errors.As(err, &faults) {
+			for _, fault := range faults {
+				k.log.Error("reload refused, the old configuration stays", "error", fault.Error())
+			}
+		} else {
+			k.log.Error("reload refused, the old configuration stays", "error", err)
+		}
+		k.systemd.ready(k.statusLine())
+	}
+	for _, answer := range answers {
+		answer(0, err)
+	}
+}
+
+// settle begins what had to wait for the end of something else, and notices when all has ended.
+func (k *keeper) settle() {
+	if k.stopping {
+		k.refuseWaiting()
+		if len(k.workers) == 0 {
+			k.finish()
+		}
+		return
+	}
+	if k.pending == nil && k.cfg != nil && len(k.again) > 0 {
+		answers := k.again
+		k.again = nil
+		k.beginReload(answers)
+	}
+}
+
+func (k *keeper) refuseWaiting() {
+	for _, answer := range k.again {
+		answer(0, errStopping)
+	}
+	k.again = nil
+}

@@ -1,0 +1,172 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"salp/internal/admin"
+	"salp/internal/config"
+)
+
+// gateway answers the admin socket by having the loop do what is asked.
+type gateway struct{ keeper *keeper }
+
+// do runs f on the loop and waits for it.
+func (g *gateway) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case g.keeper.requests <- func() { f(); close(done) }:
+	case <-g.keeper.quit:
+		return errStopping
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+// Status implements admin.Gateway.
+func (g *gateway) Status(ctx context.Context) (s admin.Status, err error) {
+	err = g.do(ctx, func() { s = g.keeper.status(time.Now()) })
+	return s, err
+}
+
+// Reload implements admin.Gateway.
+func (g *gateway) Reload(ctx context.Context) (uint64, error) {
+	type result struct {
+		generation uint64
+		err        error
+	}
+	answer := make(chan result, 1)
+	err := g.do(ctx, func() {
+		g.keeper.reload(func(generation uint64, err error) { answer <- result{generation, err} })
+	})
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case r := <-answer:
+		return r.generation, r.err
+	case <-g.keeper.quit:
+		return 0, errStopping
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// Stop implements admin.Gateway.
+func (g *gateway) Stop(ctx context.Context) error {
+	return g.do(ctx, func() { g.keeper.stop("asked to by the admin socket") })
+}
+
+// status describes the gateway now. It belongs to the loop.
+func (k *keeper) status(now time.Time) admin.Status {
+	s := admin.Status{
+		Version:    k.options.Version,
+		PID:        os.Getpid(),
+		State:      k.state(),
+		Since:      k.since,
+		Uptime:     now.Sub(k.since).Seconds(),
+		RunDir:     k.options.RunDir,
+		ConfigFile: k.options.ConfigFile,
+		Generation: k.generation,
+		Alive:      k.takesIn(now),
+		Workers:    []admin.Worker{},
+		Restarts:   k.restarts,
+		Reload:     k.lastReload,
+		Listeners:  []admin.Listener{},
+		Kernel:     k.kernelStatus(),
+	}
+	for _, w := range k.workers {
+		s.Workers = append(s.Workers, admin.Worker{PID: w.pid, Generation: w.generation, State: w.state, Since: w.since, Connections: w.connections()})
+	}
+	if k.cfg == nil {
+		return s
+	}
+	for _, l := range k.cfg.Listeners {
+		described := describe(l, k.ports[l.Name])
+		described.Counters = k.totals.of(l.Name, k.workers)
+		s.Listeners = append(s.Listeners, described)
+	}
+	return s
+}
+
+func (k *keeper) state() admin.State {
+	switch {
+	case k.stopping:
+		return admin.StateStopping
+	case k.cfg == nil:
+		return admin.StateStarting
+	default:
+		return admin.StateRunning
+	}
+}
+
+// takesIn tells whether new connections are carried now.
+func (k *keeper) takesIn(now time.Time) bool {
+	if k.stopping || k.current == nil || k.current.state != admin.WorkerRunning || !k.current.answers(now) {
+		return false
+	}
+	return k.alive || empty(k.plan)
+}
+
+// kernelStatus compares the kernel with the plan.
+func (k *keeper) kernelStatus() admin.Kernel {
+	s := admin.Kernel{Needed: !empty(k.plan), Repairs: slices.Clone(k.repairing.done), Error: k.repairing.failure}
+	if s.Error == "" {
+		s.Error = k.repairing.unfit
+	}
+	if !s.Needed {
+		s.InSync = true
+		return s
+	}
+	differences, err := k.kernel.Diff(k.plan)
+	if err != nil {
+		s.Error = fmt.Sprintf("cannot be compared: %v", err)
+		return s
+	}
+	for _, d := range differences {
+		s.Differences = append(s.Differences, d.String())
+	}
+	s.InSync = len(differences) == 0
+	return s
+}
+
+// describe says in words what a listener does.
+func describe(l *config.Listener, localPort uint16) admin.Listener {
+	d := admin.Listener{
+		Name:   l.Name,
+		Mode:   admin.Mode(l.Intercept != nil, l.Source == config.SourceClient),
+		Source: string(l.Source),
+		Pool:   l.Pool,
+	}
+	if l.Source == config.SourceClient {
+		d.SourcePort = string(l.SourcePort)
+	}
+	for _, a := range l.Listen {
+		d.Addresses = append(d.Addresses, a.String())
+	}
+	if l.Intercept == nil {
+		return d
+	}
+	d.Interfaces = slices.Clone(l.Intercept.Interfaces)
+	d.Method = string(l.Intercept.Method)
+	d.LocalPort = localPort
+	d.OnFailure = string(l.OnFailure)
+	for _, r := range l.Intercept.Ports {
+		if r.First == r.Last {
+			d.Ports = append(d.Ports, fmt.Sprint(r.First))
+		} else {
+			d.Ports = append(d.Ports, fmt.Sprintf("%d-%d", r.First, r.Last))
+		}
+	}
+	return d
+}
+
+// statusLine is what systemctl status shows.
+func (k *keeper) statusLine() string {
+	return fmt.Sprintf("%d listeners, generation %d", len(k.cfg.Listeners), k.generation)
+}

@@ -1,0 +1,71 @@
+package keeper
+
+import (
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"salp/internal/admin"
+)
+
+// stop begins the end: no new connection is taken in, running ones go on within the bound of the drain. The divert stays for them.
+func (k *keeper) stop(why string) {
+	if k.stopping {
+		return
+	}
+	k.stopping = true
+	k.log.Info("stopping", "reason", why)
+	k.systemd.tell(daemon.SdNotifyStopping + "\nSTATUS=draining")
+	k.agenda.drop(taskRestart)
+	k.dropAlive()
+	if p := k.pending; p != nil {
+		k.pending = nil
+		p.worker.refusal = errStopping.Error()
+		p.worker.kill()
+		k.sockets.undo(p.opened)
+		for _, answer := range p.answers {
+			answer(0, errStopping)
+		}
+	}
+	now := time.Now()
+	for _, w := range k.workers {
+		if w.state == admin.WorkerStarting {
+			w.refusal = errStopping.Error()
+			w.kill()
+		} else if w.state != admin.WorkerDraining {
+			w.drain(k.cfg.Drain, now)
+		}
+	}
+	// The workers close their copies when they drain; with these the kernel answers that nobody listens.
+	k.sockets.keep(nil)
+}
+
+// hurry cuts a drain short.
+func (k *keeper) hurry() {
+	if !k.stopping {
+		return
+	}
+	k.log.Info("cutting the drain short")
+	now := time.Now()
+	for _, w := range k.workers {
+		w.drain(0, now)
+	}
+}
+
+// finish removes what is in the kernel, when no worker is left.
+func (k *keeper) finish() {
+	k.finished = true
+	if !empty(k.plan) {
+		changes, err := k.kernel.Remove()
+		for _, c := range changes {
+			k.log.Debug("kernel changed", "change", c.String())
+		}
+		if err != nil {
+			k.log.Error("not all could be removed from the kernel: try 'salp down'", "error", err)
+			k.err = err
+		}
+	}
+	if k.err == nil {
+		k.log.Info("stopped", "uptime", time.Since(k.since).Round(time.Millisecond))
+	}
+}

@@ -1,0 +1,65 @@
+package keeper
+
+import (
+	"salp/internal/config"
+	"salp/internal/control"
+)
+
+// totals are the counters of workers that have ended, by listener.
+type totals map[string]control.Listener
+
+// errorKinds are those that a worker may count: its word is not taken for more, so that a worker that was taken over cannot fill memory.
+var errorKinds = []string{
+	control.ErrorConnectRefused, control.ErrorConnectTimeout, control.ErrorConnectOther, control.ErrorNoPort, control.ErrorClientReset,
+	control.ErrorServerReset, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
+	control.ErrorLoop, control.ErrorNoDestination, control.ErrorDescriptors, control.ErrorInternal,
+}
+
+// add takes in the last counters of a worker that has ended.
+func (t totals) add(w *worker) {
+	for _, l := range w.cfg.Listeners {
+		if s, counted := w.stats[l.Name]; counted {
+			s.Active = 0
+			t[l.Name] = sum(t[l.Name], s)
+		}
+	}
+}
+
+// forget drops listeners that cfg does not have any more.
+func (t totals) forget(cfg *config.Config) {
+	for name := range t {
+		if cfg.Listener(name) == nil {
+			delete(t, name)
+		}
+	}
+}
+
+// of returns the counters of a listener over all workers, ended and living.
+func (t totals) of(name string, living []*worker) control.Listener {
+	total := sum(control.Listener{}, t[name])
+	for _, w := range living {
+		total = sum(total, w.stats[name])
+	}
+	return total
+}
+
+// sum returns a + b; neither is changed.
+func sum(a, b control.Listener) control.Listener {
+	s := control.Listener{
+		Accepted:      a.Accepted + b.Accepted,
+		Active:        a.Active + b.Active,
+		BytesIn:       a.BytesIn + b.BytesIn,
+		BytesOut:      a.BytesOut + b.BytesOut,
+		PortKept:      a.PortKept + b.PortKept,
+		PortFallbacks: a.PortFallbacks + b.PortFallbacks,
+	}
+	for _, kind := range errorKinds {
+		if n := a.Errors[kind] + b.Errors[kind]; n > 0 {
+			if s.Errors == nil {
+				s.Errors = map[string]uint64{}
+			}
+			s.Errors[kind] = n
+		}
+	}
+	return s
+}

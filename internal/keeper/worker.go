@@ -1,0 +1,230 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"salp/internal/admin"
+	"salp/internal/config"
+	"salp/internal/control"
+)
+
+const (
+	// readyWithin bounds how long a worker may take to become ready.
+	readyWithin = 10 * time.Second
+	// beatWithin is how long after its last sign of life a worker counts as hung, and new connections pass it by.
+	beatWithin = 1500 * time.Millisecond
+	// hungWithin is how long a worker may hang until it is killed and replaced.
+	hungWithin = 10 * time.Second
+	// byeWithin is how long past the bound of its drain a worker may live.
+	byeWithin = 2 * time.Second
+)
+
+// worker is one worker process. Its fields belong to the keeper's loop; its goroutines only use the immutable ones.
+type worker struct {
+	child      *child
+	pid        int
+	generation uint64
+	cfg        *config.Config
+	since      time.Time
+	log        *slog.Logger
+
+	state    admin.WorkerState
+	deadline time.Time // to be ready (starting) or to have ended (draining)
+	lastBeat time.Time
+	stats    control.Stats
+	cut      int    // connections reset at the end of its drain
+	refusal  string // why the keeper ended it itself, for the log
+
+	last *lastWords
+	done chan struct{} // closed when the process has ended
+}
+
+// workerEvent is what a worker's goroutines tell the loop.
+type workerEvent struct {
+	from    *worker
+	message *control.Message // set: it said this
+	gone    bool             // its control socket has closed: it carries traffic no more, or has broken the protocol
+	ended   bool             // the process is no more
+	err     error            // why, for gone and ended
+}
+
+// startWorker starts a worker, hands it the sockets and tells it to begin. Events go to post until the one that says ended.
+func startWorker(o Options, cfg *config.Config, generation uint64, sockets []*group, log *slog.Logger, post func(workerEvent)) (*worker, error) {
+	who, err := workerIdentity(cfg)
+	if err != nil {
+		return nil, err
+	}
+	have, err := ownCapabilities()
+	if err != nil {
+		return nil, err
+	}
+	child, err := spawn(o.Worker, who, have)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	w := &worker{
+		child: child, pid: child.cmd.Process.Pid, generation: generation, cfg: cfg, since: now,
+		log:   log.With("worker", child.cmd.Process.Pid),
+		state: admin.WorkerStarting, deadline: now.Add(readyWithin), lastBeat: now,
+		last: &lastWords{}, done: make(chan struct{}),
+	}
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		relayLog(child.stderr, w.log, w.last)
+	}()
+	go w.listen(logged, post)
+	if err := w.begin(sockets); err != nil {
+		// What the worker said when it refused tells more than the broken socket does; the ended event carries it.
+		w.refusal = err.Error()
+		w.kill()
+	}
+	return w, nil
+}
+
+// begin sends the sockets and the start.
+func (w *worker) begin(sockets []*group) error {
+	for _, g := range sockets {
+		for fds := range chunks(g.fds, control.MaxDescriptors) {
+			if err := w.child.conn.Send(control.Message{Sockets: &control.Sockets{Listener: g.listener, Address: g.address}}, fds...); err != nil {
+				return err
+			}
+		}
+	}
+	fd, err := configFile(w.cfg)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return w.child.conn.Send(control.Message{Start: &control.Start{File: w.cfg.File, Generation: w.generation}}, fd)
+}
+
+// chunks yields s in pieces of at most n.
+func chunks(s []int, n int) func(yield func([]int) bool) {
+	return func(yield func([]int) bool) {
+		for len(s) > 0 {
+			m := min(n, len(s))
+			if !yield(s[:m]) {
+				return
+			}
+			s = s[m:]
+		}
+	}
+}
+
+// listen posts what the worker says until it has ended.
+func (w *worker) listen(logged <-chan struct{}, post func(workerEvent)) {
+	var err error
+	for {
+		var m control.Message
+		var fds []int
+		m, fds, err = w.child.conn.Receive()
+		if err == nil {
+			err = refuse(&m, fds)
+		}
+		if err != nil {
+			break
+		}
+		post(workerEvent{from: w, message: &m})
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	post(workerEvent{from: w, gone: true, err: err})
+	w.child.conn.Close()
+	end := w.reap()
+	select { // a panic's trace comes through the pipe; a process that the worker left behind may hold it open
+	case <-logged:
+	case <-time.After(time.Second):
+		w.child.stderr.Close()
+		<-logged
+	}
+	post(workerEvent{from: w, ended: true, err: errors.Join(err, end)})
+}
+
+// refuse returns an error for messages that only a keeper sends.
+func refuse(m *control.Message, fds []int) error {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	if m.Ready == nil && m.Beat == nil && m.Destroy == nil && m.Bye == nil {
+		return errors.New("the worker sent a message that is the keeper's to send")
+	}
+	return nil
+}
+
+// reap waits for the process. One that has closed its control socket and goes on is killed.
+func (w *worker) reap() error {
+	timer := time.AfterFunc(time.Second, w.kill)
+	defer timer.Stop()
+	err := w.child.cmd.Wait()
+	close(w.done)
+	return err
+}
+
+// kill ends the process at once. It is safe to call at any time, also when it has ended.
+func (w *worker) kill() { _ = w.child.cmd.Process.Kill() } // the only error is that it has ended
+
+// drain makes the worker accept no more, and end within bound.
+func (w *worker) drain(bound time.Duration, now time.Time) {
+	w.state = admin.WorkerDraining
+	w.deadline = now.Add(bound + byeWithin)
+	if err := w.child.conn.Send(control.Message{Drain: &control.Drain{Bound: bound}}); err != nil && !errors.Is(err, syscall.EPIPE) {
+		w.log.Warn("worker cannot be told to drain, it is killed", "error", err)
+		w.kill()
+	}
+}
+
+// answers tells whether the worker has given a sign of life lately.
+func (w *worker) answers(now time.Time) bool { return now.Sub(w.lastBeat) < beatWithin }
+
+// connections returns how many it had open when it last said.
+func (w *worker) connections() uint64 {
+	var n uint64
+	for _, l := range w.stats {
+		n += l.Active
+	}
+	return n
+}
+
+// describeEnd says how a worker ended that was not told to.
+func (w *worker) describeEnd(err error) string {
+	text := "ended without being told to"
+	if err != nil {
+		text = err.Error()
+	}
+	if w.refusal != "" {
+		text = fmt.Sprintf("%s (%s)", w.refusal, text)
+	}
+	if words := w.last.text(); words != "" {
+		text += ": " + words
+	}
+	return text
+}
+
+// lastWords keeps the last error a worker logged, to say why it ended.
+type lastWords struct {
+	mu   sync.Mutex
+	line string
+}
+
+func (l *lastWords) set(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.line = line
+}
+
+func (l *lastWords) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.line
+}
