@@ -122,7 +122,7 @@ func (c *checker) interfaceNamed(at config.Path, method config.Method, name stri
 	case i.Enslaved:
 		c.fault(at, fmt.Sprintf("%s belongs to a bridge or bond, and its packets arrive there", name), "write the name of the bridge or bond instead")
 	case method == config.MethodRedirect && !i.has(IPv4) && !i.has(IPv6):
-		c.fault(at, fmt.Sprintf("%s has no address, and method: redirect sends connections to the address of the interface they came by", name),
+		c.fault(at, fmt.Sprintf("%s has no address beyond its link, and method: redirect sends connections to the address of the interface they came by", name),
 			"give it an address, or use  method: tproxy")
 	}
 }
@@ -135,10 +135,13 @@ func (c *checker) interfaceHint() string {
 			have = append(have, i.Name)
 		}
 	}
-	if len(have) == 0 {
+	switch len(have) {
+	case 0:
 		return "this host has no interface to take in from"
+	case 1:
+		return "did you mean " + have[0] + "?"
 	}
-	return "did you mean one of " + few(have)
+	return "did you mean one of " + few(have) + "?"
 }
 
 // interceptPort checks the port that diverted connections arrive at. One that Salp chose is free, and one it has already is its own.
@@ -186,12 +189,17 @@ func (c *checker) support(l *config.Listener) {
 	}
 	at := config.Path{"listeners", l.Name}
 	if l.Intercept != nil && l.Intercept.Method != config.MethodRedirect {
-		c.fault(append(at, "intercept", "method"), "this kernel cannot divert with TPROXY: the modules nft_tproxy and nft_socket are missing",
-			"load or install them, or use  method: redirect  (servers then see this host's address)")
+		instead := "method: redirect"
+		if l.Source == config.SourceClient {
+			instead += "  with  source: proxy" // nothing else shows servers the client's address
+		}
+		c.fault(append(at, "intercept", "method"), "this kernel cannot divert with TPROXY: it lacks nft_tproxy or nft_socket",
+			"load or install those modules, or use  "+instead)
 		return
 	}
 	if l.Source == config.SourceClient {
-		c.fault(append(at, "source"), "source: client needs the kernel module nft_socket, which is missing", "load or install it, or use  source: proxy")
+		c.fault(append(at, "source"), "source: client needs TPROXY support in the kernel, and this one lacks nft_tproxy or nft_socket",
+			"load or install those modules, or use  source: proxy")
 	}
 }
 

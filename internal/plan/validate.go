@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// Limits of the kernel.
+// Limits of the kernel and, for comments, of nft.
 const (
-	maxName    = 127 // of tables, chains and sets: NFT_NAME_MAXLEN with its NUL is 256, but nft refuses longer ones
-	maxComment = 127 // NFTNL_UDATA_COMMENT_MAXLEN with its NUL
-	maxIfname  = 15  // IFNAMSIZ with its NUL
+	maxName    = 255 // of tables, chains and sets: NFT_NAME_MAXLEN less its NUL
+	maxComment = 128 // NFTNL_UDATA_COMMENT_MAXLEN
+	maxIfname  = 15  // IFNAMSIZ less its NUL
 	maxDepth   = 16  // NFT_JUMP_STACK_SIZE
 )
 
