@@ -22,24 +22,16 @@ var modes = Scene{
 // modesFile is the gateway's configuration. The page shows pieces of it.
 const modesFile = `listeners:
   explicit:
-    listen: ["10.0.1.1:8000"]
+    listen: ["10.0.1.1:8000", "[fd00:1::1]:8000"]
     source: proxy
     pool: web
-  explicit-v6:
-    listen: ["[fd00:1::1]:8000"]
-    source: proxy
-    pool: web-v6
   inbound:
     intercept: {interfaces: [g0], ports: [80]}
     source: proxy
   outbound:
-    listen: ["10.0.1.1:8001"]
+    listen: ["10.0.1.1:8001", "[fd00:1::1]:8001"]
     source: client
     pool: web
-  outbound-v6:
-    listen: ["[fd00:1::1]:8001"]
-    source: client
-    pool: web-v6
   full:
     intercept: {interfaces: [g0], ports: [81]}
     source: client
@@ -48,13 +40,12 @@ const modesFile = `listeners:
     intercept: {interfaces: [g0], ports: [82], method: redirect}
     source: proxy
 pools:
-  web: {servers: ["10.0.2.2:80"]}
-  web-v6: {servers: ["[fd00:2::2]:80"]}
+  web: {servers: ["10.0.2.2:80", "[fd00:2::2]:80"]}
 `
 
 // act is one mode to show.
 type act struct {
-	listener string // in modesFile; its IPv6 twin, if any, has "-v6" behind
+	listener string // in modesFile
 	title    string
 	summary  string
 	to       [2]string // what the client dials by IPv4 and by IPv6
