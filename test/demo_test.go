@@ -12,12 +12,18 @@ import (
 	"time"
 )
 
-// TestDemo runs `salp demo` as a user would, with nothing else in its PATH: it must succeed in time and leave nothing behind.
+// TestDemo runs `salp demo` to its end, interrupts it, and kills it. One after the other, as each looks for what the demo leaves.
 func TestDemo(t *testing.T) {
 	needTools(t)
 	t.Parallel()
 	slots <- struct{}{}
 	defer func() { <-slots }()
+	t.Run("whole", demoWhole)
+	t.Run("interrupted", demoInterrupted)
+}
+
+// demoWhole runs the demo as a user would, with nothing else in its PATH: it must succeed in time and leave nothing behind.
+func demoWhole(t *testing.T) {
 	before := leftovers(t)
 	var out bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
@@ -46,12 +52,8 @@ func TestDemo(t *testing.T) {
 	wantNoLeftovers(t, before)
 }
 
-// TestDemoInterrupted sends the demo ^C in the midst of each second of its life.
-func TestDemoInterrupted(t *testing.T) {
-	needTools(t)
-	t.Parallel()
-	slots <- struct{}{}
-	defer func() { <-slots }()
+// demoInterrupted sends the demo ^C early, in the midst and late, and at last a kill -9.
+func demoInterrupted(t *testing.T) {
 	before := leftovers(t)
 	for _, after := range []time.Duration{50 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
 		var out bytes.Buffer
