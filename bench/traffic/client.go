@@ -202,7 +202,7 @@ func (l *clientLoop) step(c *clientConn, events uint32) error {
 		}
 		c.left -= int64(n)
 		l.bytes.Add(int64(n))
-		if n < len(l.buf) { // there is no more (epoll(7), question 9)
+		if n < len(l.buf) || c.left <= 0 { // there is no more (epoll(7), question 9)
 			return l.progress(c, n == 0 || events&syscall.EPOLLRDHUP != 0 && c.left == 0)
 		}
 	}

@@ -35,7 +35,7 @@ const HeaderSize = 16
 const (
 	maxConnections = 1 << 16
 	maxRequest     = 1 << 14 // what an empty send buffer takes for certain
-	maxFailures    = 1000 // of one loop; then the client gives up
+	maxFailures    = 1000    // of one loop; then the client gives up
 )
 
 // Check says what is wrong with a job.
