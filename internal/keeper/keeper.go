@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	// pulseEvery is how often workers are looked after and the alive element is refreshed.
-	pulseEvery = 500 * time.Millisecond
+	// pulseEvery is how often workers are looked after.
+	pulseEvery = 250 * time.Millisecond
+	// refreshEvery is how often the alive element is refreshed: at every second pulse.
+	refreshEvery = 2*pulseEvery - pulseEvery/4
 	// aliveFor is how long the kernel goes on to divert when the keeper itself hangs.
 	aliveFor = 2 * time.Second
 	// restartFirst and restartMost bound the pause before a worker that ended is replaced; it doubles each time.
@@ -98,6 +100,7 @@ type keeper struct {
 	sockets    sockets
 	current    *worker // nil while there is none and taskRestart is planned
 	alive      bool    // the alive element is set
+	refreshed  time.Time
 
 	pending    *provision // what is about to be in force
 	again      []answerTo // reloads to begin when pending is done
@@ -124,6 +127,9 @@ func newKeeper(o Options, sink *logSink, host kernelHost) *keeper {
 
 // run starts the gateway, and returns when it has ended.
 func (k *keeper) run(ctx context.Context, cfg *config.Config) error {
+	if err := keepDescriptors(); err != nil {
+		return err
+	}
 	k.log.Info("starting", "version", k.options.Version, "config", k.options.ConfigFile, "run_dir", k.options.RunDir)
 	server, err := admin.Serve(k.options.RunDir, &gateway{k}, k.log)
 	if err != nil {
@@ -187,7 +193,7 @@ func (k *keeper) do(t task) {
 	now := time.Now()
 	switch t {
 	case taskPulse:
-		k.agenda.at(taskPulse, now.Add(pulseEvery/2))
+		k.agenda.at(taskPulse, now.Add(pulseEvery))
 		k.pulse(now)
 	case taskRestart:
 		k.restart()

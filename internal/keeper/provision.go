@@ -145,6 +145,7 @@ func (k *keeper) commit(now time.Time) {
 	k.pause = restartFirst
 	k.agenda.drop(taskRestart)
 	k.totals.forget(k.cfg)
+	k.refreshed = time.Time{} // a set that was made anew is empty
 	k.refreshAlive(now)
 	if old != nil {
 		old.drain(k.cfg.Drain, now)

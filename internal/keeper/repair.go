@@ -65,6 +65,9 @@ func (k *keeper) refreshAlive(now time.Time) {
 		k.dropAlive()
 		return
 	}
+	if k.alive && now.Sub(k.refreshed) < refreshEvery {
+		return
+	}
 	if err := k.kernel.Alive(aliveFor); err != nil {
 		if k.alive {
 			k.log.Error("connections pass by: the alive element cannot be refreshed", "error", err)
@@ -73,7 +76,7 @@ func (k *keeper) refreshAlive(now time.Time) {
 		k.agenda.atLatest(taskRepair, now.Add(repairDelay))
 		return
 	}
-	k.alive = true
+	k.alive, k.refreshed = true, now
 }
 
 // dropAlive makes new connections pass by.
@@ -166,6 +169,7 @@ func (k *keeper) repair() {
 	}
 	k.repairing.failure = ""
 	if len(changes) > 0 {
+		k.refreshed = time.Time{} // a set that was made anew is empty
 		k.refreshAlive(now)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -39,6 +40,7 @@ func spawn(command []string, who identity, have capabilities) (_ *child, err err
 	defer writer.Close()
 
 	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Args[0] = "salp" // for who lists processes
 	cmd.Dir = "/"
 	cmd.Env = []string{}
 	for _, name := range passedOn {
@@ -65,15 +67,21 @@ func spawn(command []string, who identity, have capabilities) (_ *child, err err
 // parent-death signal: it comes when the thread ends. The worker notices the end of the keeper by its control socket.
 func startConfined(cmd *exec.Cmd, have capabilities) error {
 	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := confine(have); err != nil {
-			result <- err
-			return
-		}
-		result <- cmd.Start()
-	}()
+	go func() { result <- confineAndStart(cmd, have) }()
 	return <-result
+}
+
+func confineAndStart(cmd *exec.Cmd, have capabilities) error {
+	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		// The first thread cannot end before the process does: hold it, so that another one is taken.
+		defer runtime.UnlockOSThread()
+		return startConfined(cmd, have)
+	}
+	if err := confine(have); err != nil {
+		return err
+	}
+	return cmd.Start()
 }
 
 // configFile returns a descriptor of a sealed file in memory that holds the configuration's text, read from its start (memfd_create(2)).
@@ -100,6 +108,14 @@ func configFile(cfg *config.Config) (int, error) {
 		return -1, fmt.Errorf("memory file for the configuration: seal: %w", err)
 	}
 	return fd, nil
+}
+
+// keepDescriptors makes descriptors that this process itself was started with stay in it: none of them is a worker's business.
+func keepDescriptors() error {
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: close_range: %w", err)
+	}
+	return nil
 }
 
 // raiseFileLimit lets workers have as many connections as the kernel permits one process to have descriptors. It is best effort: without
