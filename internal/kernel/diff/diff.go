@@ -16,20 +16,27 @@ const (
 // Change is one difference between the kernel and what is wanted: done by Apply and Remove, only told by Diff.
 type Change struct {
 	Op     Op     `json:"op"`
-	Object string `json:"object"`         // what, in nft, ip or sysctl words: `ip rule`, `nft rule inet salp divert`, `sysctl net/ipv4/ip_forward`
+	Object string `json:"object"`         // what, in nft, ip or sysctl words: `ip -6 rule`, `nft rule inet salp divert`, `sysctl net/ipv4/ip_forward`
 	Was    string `json:"was,omitempty"`  // "" when it was not there
 	Want   string `json:"want,omitempty"` // "" when it is to go
 }
 
-// String returns the change as one line.
+// String returns the change as one line that begins with +, - or ~ as in a diff.
 func (c Change) String() string {
 	switch {
-	case c.Was == "" && c.Want == "":
-		return fmt.Sprintf("%s %s", c.Op, c.Object)
-	case c.Was == "":
-		return fmt.Sprintf("%s %s: %s", c.Op, c.Object, c.Want)
-	case c.Want == "":
-		return fmt.Sprintf("%s %s: was %s", c.Op, c.Object, c.Was)
+	case c.Op == Add:
+		return "+ " + c.Object + detail(c.Want)
+	case c.Op == Remove:
+		return "- " + c.Object + detail(c.Was)
+	case c.Was == "" || c.Want == "":
+		return "~ " + c.Object + detail(c.Was+c.Want)
 	}
-	return fmt.Sprintf("%s %s: was %s, now %s", c.Op, c.Object, c.Was, c.Want)
+	return fmt.Sprintf("~ %s: %s → %s", c.Object, c.Was, c.Want)
+}
+
+func detail(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ": " + text
 }

@@ -72,9 +72,9 @@ func holderOf(userdata []byte) (string, bool) {
 	return strings.CutPrefix(string(userdata[2:]), "salp ")
 }
 
-// Diff tells what Apply would change.
+// Diff tells what Apply would change. Unlike Apply it has no quarrel with a table that another process of the same holder owns.
 func (c *Conn) Diff(want []plan.Table, gone []string) ([]diff.Change, error) {
-	changes, _, err := c.work(want, gone)
+	changes, _, err := c.work(want, gone, false)
 	return changes, err
 }
 
@@ -82,7 +82,7 @@ func (c *Conn) Diff(want []plan.Table, gone []string) ([]diff.Change, error) {
 // new, never something between. What is right already is not touched, so sets of run-time state keep their elements. It
 // returns what it changed. A table of the same name that is not this holder's is an error.
 func (c *Conn) Apply(want []plan.Table, gone []string) ([]diff.Change, error) {
-	changes, tx, err := c.work(want, gone)
+	changes, tx, err := c.work(want, gone, true)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (c *Conn) SetElement(table, set string, proto byte, timeout time.Duration) 
 	return tx.commit(c.writer)
 }
 
-func (c *Conn) work(want []plan.Table, gone []string) ([]diff.Change, *transaction, error) {
+func (c *Conn) work(want []plan.Table, gone []string, write bool) ([]diff.Change, *transaction, error) {
 	names := slices.Clone(gone)
 	for _, t := range want {
 		names = append(names, t.Name)
@@ -127,7 +127,7 @@ func (c *Conn) work(want []plan.Table, gone []string) ([]diff.Change, *transacti
 	if err != nil {
 		return nil, nil, err
 	}
-	w := work{conn: c, tx: &transaction{}}
+	w := work{conn: c, tx: &transaction{}, write: write}
 	for _, name := range gone {
 		if err := w.remove(live[name]); err != nil {
 			return nil, nil, err
@@ -146,6 +146,7 @@ type work struct {
 	conn    *Conn
 	tx      *transaction
 	changes []diff.Change
+	write   bool // the transaction will be committed
 }
 
 func (w *work) note(op diff.Op, object, was, want string) {
@@ -153,9 +154,12 @@ func (w *work) note(op diff.Op, object, was, want string) {
 }
 
 // claim says whether the table is ours to write. The error names who has it instead.
-func (c *Conn) claim(t *table) error {
+func (w *work) claim(t *table) error {
+	c := w.conn
 	holder, ours := holderOf(t.userdata)
 	switch {
+	case !w.write && bytes.Equal(t.userdata, c.mark):
+		return nil
 	case t.owner != 0 && t.owner != c.writer.Port():
 		who := "process " + fmt.Sprint(t.owner)
 		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", t.owner)); err == nil {
@@ -177,7 +181,7 @@ func (w *work) remove(live *table) error {
 	if live == nil {
 		return nil
 	}
-	if err := w.conn.claim(live); err != nil {
+	if err := w.claim(live); err != nil {
 		return err
 	}
 	w.tx.delTable(live.name)
@@ -209,7 +213,7 @@ func (w *work) table(want plan.Table, live *table) error {
 	}
 	object := "nft table inet " + want.Name
 	if live != nil {
-		if err := w.conn.claim(live); err != nil {
+		if err := w.claim(live); err != nil {
 			return err
 		}
 		if owned := live.flags&tableFlagOwner != 0; owned == want.Owner && live.flags&unix.NFT_TABLE_F_DORMANT == 0 {

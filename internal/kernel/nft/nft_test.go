@@ -114,7 +114,7 @@ func TestApplyTwiceAndReadBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(changes) != 1 || changes[0].String() != "add nft table inet salp: 5 chains, 28 rules" {
+	if len(changes) != 1 || changes[0].String() != "+ nft table inet salp: 5 chains, 28 rules" {
 		t.Errorf("changes: %v", changes)
 	}
 	again, err := c.Apply(want, nil)

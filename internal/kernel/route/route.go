@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -100,7 +101,7 @@ func (c *Conn) Add(s State) ([]diff.Change, error) {
 		if err != nil {
 			return done, explain(err)
 		}
-		done = append(done, diff.Change{Op: diff.Add, Object: "ip route", Want: r.Text()})
+		done = append(done, Change(diff.Add, r.Text()))
 	}
 	for _, r := range s.Rules {
 		_, err := c.s.Do(ruleMessage(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add", r))
@@ -110,7 +111,7 @@ func (c *Conn) Add(s State) ([]diff.Change, error) {
 		if err != nil {
 			return done, explain(err)
 		}
-		done = append(done, diff.Change{Op: diff.Add, Object: "ip rule", Want: r.Text()})
+		done = append(done, Change(diff.Add, r.Text()))
 	}
 	return done, nil
 }
@@ -129,7 +130,7 @@ func (c *Conn) Remove(s State) ([]diff.Change, error) {
 			errs = append(errs, explain(err))
 			continue
 		}
-		done = append(done, diff.Change{Op: diff.Remove, Object: "ip rule", Was: r.Text()})
+		done = append(done, Change(diff.Remove, r.Text()))
 	}
 	for _, r := range s.Routes {
 		_, err := c.s.Do(routeMessage(unix.RTM_DELROUTE, 0, "remove", r))
@@ -140,9 +141,36 @@ func (c *Conn) Remove(s State) ([]diff.Change, error) {
 			errs = append(errs, explain(err))
 			continue
 		}
-		done = append(done, diff.Change{Op: diff.Remove, Object: "ip route", Was: r.Text()})
+		done = append(done, Change(diff.Remove, r.Text()))
 	}
 	return done, errors.Join(errs...)
+}
+
+// Changes tells all of a state as changes of one kind.
+func (s State) Changes(op diff.Op) []diff.Change {
+	var out []diff.Change
+	for _, r := range s.Routes {
+		out = append(out, Change(op, r.Text()))
+	}
+	for _, r := range s.Rules {
+		out = append(out, Change(op, r.Text()))
+	}
+	return out
+}
+
+// Change tells of a rule or route by its text, the ip(8) command that adds it.
+func Change(op diff.Op, text string) diff.Change {
+	object, what, _ := strings.Cut(text, " add ")
+	if op == diff.Add {
+		return diff.Change{Op: op, Object: object, Want: what}
+	}
+	return diff.Change{Op: op, Object: object, Was: what}
+}
+
+// name is the rule or route in an error, where another verb goes before it.
+func name(text string) string {
+	object, what, _ := strings.Cut(text, " add ")
+	return object + " " + what
 }
 
 func explain(err error) error {
@@ -173,7 +201,7 @@ func ruleMessage(msg, flags uint16, op string, r plan.Rule) wire.Message {
 	if r.IIF != "" {
 		body = wire.Append(body, wire.String(unix.FRA_IIFNAME, r.IIF))
 	}
-	return wire.Message{Type: msg, Flags: flags, Body: body, Operation: op, Object: r.Text()}
+	return wire.Message{Type: msg, Flags: flags, Body: body, Operation: op, Object: name(r.Text())}
 }
 
 // shortTable is the table number in the one byte that old headers have for it.
@@ -191,7 +219,7 @@ func routeMessage(msg, flags uint16, op string, r plan.Route) wire.Message {
 		body[6] = unix.RT_SCOPE_HOST
 	}
 	body = wire.Append(body, wire.U32(unix.RTA_TABLE, r.Table), wire.U32(unix.RTA_OIF, loopback))
-	return wire.Message{Type: msg, Flags: flags, Body: body, Operation: op, Object: r.Text()}
+	return wire.Message{Type: msg, Flags: flags, Body: body, Operation: op, Object: name(r.Text())}
 }
 
 // TakenError says that a routing table is in use by others.
@@ -247,15 +275,15 @@ func (c *Conn) rules(f plan.Family) ([]plan.Rule, error) {
 	}
 	var out []plan.Rule
 	for _, m := range list {
-		if r, ok := parseRule(m.Body); ok {
+		if r, ok := ParseRule(m.Body); ok {
 			out = append(out, r)
 		}
 	}
 	return out, err
 }
 
-// parseRule returns the rule when it has the shape of ours and nothing besides.
-func parseRule(b []byte) (plan.Rule, bool) {
+// ParseRule returns the rule of an RTM_NEWRULE or RTM_DELRULE message when it has the shape of ours and nothing besides.
+func ParseRule(b []byte) (plan.Rule, bool) {
 	if len(b) < 12 {
 		return plan.Rule{}, false
 	}

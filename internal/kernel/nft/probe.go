@@ -1,0 +1,109 @@
+package nft
+
+import (
+	"errors"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"salp/internal/kernel/wire"
+	"salp/internal/plan"
+)
+
+// Trial is one thing that the kernel may or may not be able to do with nft.
+type Trial struct {
+	Name string
+	make func(*transaction) error
+}
+
+// Trials are what Salp's tables are made of.
+func Trials() []Trial {
+	return []Trial{
+		{"nft inet family", table0(false)},
+		{"nft owner flag", table0(true)},
+		{"nft tproxy", rules(plan.TProxy{To: netip.MustParseAddrPort("127.0.0.1:1")})},
+		{"nft tproxy IPv6", rules(plan.TProxy{To: netip.MustParseAddrPort("[::1]:1")})},
+		{"nft socket", rules(plan.SocketTransparent{}, plan.SocketMark{Mask: 1})},
+		{"nft socket wildcard", rules(plan.SocketWildcard{})},
+		{"nft ct mark", rules(plan.CTMark{Mask: 1}, plan.SetCTMark{Bits: 1})},
+		{"nft ct zone", rules(plan.SetZone{Zone: 1})},
+		{"nft fib", rules(plan.DaddrType{Types: []string{"local"}})},
+		{"nft reject", rules(plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.RejectReset{})},
+		{"nft redirect", natRule},
+		{"nft set timeouts", timeoutSet},
+	}
+}
+
+const trialTable = "salp-trial"
+
+func table0(owner bool) func(*transaction) error {
+	return func(tx *transaction) error { tx.addTable(trialTable, owner, nil); return nil }
+}
+
+func rules(es ...plan.Expr) func(*transaction) error {
+	return func(tx *transaction) error { return trialRule(tx, plan.Chain{Name: "c"}, es...) }
+}
+
+func natRule(tx *transaction) error {
+	return trialRule(tx, plan.Chain{Name: "c", Type: "nat", Hook: "prerouting", Priority: -100}, plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.Redirect{Port: 1})
+}
+
+func trialRule(tx *transaction, c plan.Chain, es ...plan.Expr) error {
+	r, err := compile(plan.NFTRule{Exprs: es})
+	if err != nil {
+		return err
+	}
+	tx.addTable(trialTable, false, nil)
+	if err := tx.addChain(trialTable, c); err != nil {
+		return err
+	}
+	tx.addRule(trialTable, c.Name, r)
+	return nil
+}
+
+func timeoutSet(tx *transaction) error {
+	tx.addTable(trialTable, false, nil)
+	return tx.addSet(trialTable, plan.Set{Name: "s", Type: "inet_proto", Timeout: true})
+}
+
+// Try puts a trial to the kernel: nil means that it can. The transaction ends in a message that cannot succeed, so that the
+// kernel checks everything and does nothing: no packet and no other program ever sees the table.
+func (c *Conn) Try(t Trial) error {
+	var tx transaction
+	if err := t.make(&tx); err != nil {
+		return err
+	}
+	const sentinel = "no such table"
+	tx.add(unix.NFT_MSG_DELTABLE, 0, sentinel, wire.String(unix.NFTA_TABLE_NAME, trialTable+"-none"))
+	err := tx.commit(c.writer)
+	if err == nil {
+		return errors.New("the kernel took a transaction that must fail")
+	}
+	for _, e := range refusals(err) {
+		if e.Object != sentinel {
+			return e
+		}
+	}
+	for _, e := range refusals(err) {
+		if e.Errno == unix.ENOENT {
+			return nil
+		}
+	}
+	return err
+}
+
+// refusals returns the kernel's answers within a joined error.
+func refusals(err error) []*wire.Error {
+	var out []*wire.Error
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range list.Unwrap() {
+			out = append(out, refusals(e)...)
+		}
+		return out
+	}
+	var e *wire.Error
+	if errors.As(err, &e) {
+		out = append(out, e)
+	}
+	return out
+}

@@ -1,0 +1,242 @@
+// Package watch hears what other programs do to the kernel objects of a plan, and who they are.
+package watch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"salp/internal/kernel/route"
+	"salp/internal/kernel/wire"
+	"salp/internal/plan"
+)
+
+// Kind says what a notice is about.
+type Kind int
+
+const (
+	Drift  Kind = iota // an object of the plan, or one that got into its way, was changed
+	Facts              // an interface or address changed, so that the plan may have to
+	Sysctl             // a network setting changed: which one is not said
+)
+
+// Notice is one change that somebody else made.
+type Notice struct {
+	Kind Kind
+	What string // "ip rule removed: …"
+	By   string // "nft (process 4711)", or "" when the kernel does not say
+}
+
+// Filter says what a plan's objects are.
+type Filter struct {
+	Tables []string // nft tables of the inet family
+	Rules  []plan.Rule
+	Routes []plan.Route
+	Own    []uint32 // netlink ports whose changes are our own
+}
+
+// Conn hears the notifications of one network namespace.
+type Conn struct{ nft, route *wire.Listener }
+
+const nfnlGroupNftables = 7 // NFNLGRP_NFTABLES
+
+var routeGroups = []int{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}
+
+// Open prepares to listen in the network namespace of the calling thread.
+func Open() (*Conn, error) {
+	n, err := wire.Listen(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	r, err := wire.Listen(unix.NETLINK_ROUTE)
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	return &Conn{n, r}, nil
+}
+
+// Close ends a Run, too.
+func (c *Conn) Close() error { return errors.Join(c.nft.Close(), c.route.Close()) }
+
+// Run hears until stop closes, and calls do for each notice: from two goroutines at once. What was lost when notifications came
+// too fast is told as a Drift. filter is asked for each notification. Only one Run can be at a time.
+func (c *Conn) Run(stop <-chan struct{}, filter func() Filter, do func(Notice)) error {
+	defer c.nft.Leave(nfnlGroupNftables)
+	defer c.route.Leave(routeGroups...)
+	if err := errors.Join(c.nft.Join(nfnlGroupNftables), c.route.Join(routeGroups...)); err != nil {
+		return fmt.Errorf("listen to kernel notifications: %w", err)
+	}
+	c.nft.Rest()
+	c.route.Rest()
+	var heard transactions
+	errs := make(chan error, 2)
+	go func() { errs <- hear(c.nft, do, func(m wire.Message) { heard.message(m, filter(), do) }) }()
+	go func() { errs <- hear(c.route, do, func(m wire.Message) { routing(m, filter(), do) }) }()
+	var first error
+	running := 2
+	select {
+	case <-stop:
+	case first = <-errs:
+		running = 1
+	}
+	c.nft.Wake()
+	c.route.Wake()
+	for range running {
+		first = errors.Join(first, <-errs)
+	}
+	return first
+}
+
+func hear(l *wire.Listener, do func(Notice), message func(wire.Message)) error {
+	for {
+		switch err := l.Receive(message); {
+		case errors.Is(err, wire.ErrLost):
+			do(Notice{Kind: Drift, What: "more changes than could be heard"})
+			do(Notice{Kind: Facts, What: "more changes than could be heard"})
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("listen to kernel notifications: %w", err)
+		}
+	}
+}
+
+// transactions gathers what is announced of an nft transaction until its end, which names who did it.
+type transactions struct{ pending []string }
+
+const maxPending = 32 // of one transaction; the rest is not told
+
+func (t *transactions) message(m wire.Message, f Filter, do func(Notice)) {
+	if m.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Body) < 4 {
+		return
+	}
+	own := slices.Contains(f.Own, m.Port)
+	if own && m.Type&0xff != unix.NFT_MSG_NEWGEN {
+		return // the alive element comes by here twice a second
+	}
+	as, err := wire.Decode(m.Body[4:])
+	if err != nil {
+		return
+	}
+	if m.Type&0xff == unix.NFT_MSG_NEWGEN {
+		who := by(int(as.BE32(unix.NFTA_GEN_PROC_PID)), as.String(unix.NFTA_GEN_PROC_NAME))
+		for _, what := range t.pending {
+			do(Notice{Kind: Drift, What: what, By: who})
+		}
+		t.pending = nil
+		return
+	}
+	const tableName = 1 // the table's name has this number in every kind of message
+	table := as.String(tableName)
+	if m.Body[0] == unix.NFPROTO_INET && slices.Contains(f.Tables, table) && len(t.pending) < maxPending {
+		t.pending = append(t.pending, describe(int(m.Type&0xff), table, as))
+	}
+}
+
+func describe(msg int, table string, as wire.Attrs) string {
+	object, verb := "nft object of table inet "+table, "changed"
+	switch msg {
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
+		object = "nft table inet " + table
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		object = "nft chain inet " + table + " " + as.String(unix.NFTA_CHAIN_NAME)
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		object = "nft rule inet " + table + " " + as.String(unix.NFTA_RULE_CHAIN)
+	case unix.NFT_MSG_NEWSET, unix.NFT_MSG_DELSET:
+		object = "nft set inet " + table + " " + as.String(unix.NFTA_SET_NAME)
+	case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
+		object = "nft set element inet " + table + " " + as.String(unix.NFTA_SET_ELEM_LIST_SET)
+	}
+	switch msg {
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWRULE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWSETELEM:
+		verb = "added"
+	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+		verb = "removed"
+	}
+	return object + " " + verb
+}
+
+func routing(m wire.Message, f Filter, do func(Notice)) {
+	if slices.Contains(f.Own, m.Port) {
+		return
+	}
+	switch m.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		link(m, do)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		do(Notice{Kind: Facts, What: "address " + verb(m.Type == unix.RTM_DELADDR), By: byPort(m.Port)})
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		if r, ok := route.ParseRule(m.Body); ok && slices.Contains(f.Rules, r) {
+			do(Notice{Kind: Drift, What: "ip rule " + verb(m.Type == unix.RTM_DELRULE) + ": " + r.Text(), By: byPort(m.Port)})
+		}
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		if t := tableOf(m.Body); slices.ContainsFunc(f.Routes, func(r plan.Route) bool { return r.Table == t }) {
+			do(Notice{Kind: Drift, What: fmt.Sprintf("ip route in table %d %s", t, verb(m.Type == unix.RTM_DELROUTE)), By: byPort(m.Port)})
+		}
+	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
+		do(Notice{Kind: Sysctl, What: "network setting changed"})
+	}
+}
+
+func link(m wire.Message, do func(Notice)) {
+	if len(m.Body) < unix.SizeofIfInfomsg {
+		return
+	}
+	as, err := wire.Decode(m.Body[unix.SizeofIfInfomsg:])
+	if err != nil {
+		return
+	}
+	what := "changed"
+	if m.Type == unix.RTM_DELLINK {
+		what = "removed"
+	}
+	do(Notice{Kind: Facts, What: "interface " + as.String(unix.IFLA_IFNAME) + " " + what, By: byPort(m.Port)})
+}
+
+func verb(removed bool) string {
+	if removed {
+		return "removed"
+	}
+	return "added"
+}
+
+// tableOf is the routing table of a route message. A router may hear a million of these: the short field settles most.
+func tableOf(b []byte) uint32 {
+	if len(b) < unix.SizeofRtMsg {
+		return 0
+	}
+	if b[4] != unix.RT_TABLE_UNSPEC && b[4] != unix.RT_TABLE_COMPAT {
+		return uint32(b[4])
+	}
+	as, err := wire.Decode(b[unix.SizeofRtMsg:])
+	if err != nil {
+		return 0
+	}
+	return as.U32(unix.RTA_TABLE)
+}
+
+// byPort names the program behind a netlink port. The first socket of a process has the process id for port; others have
+// none that says anything.
+func byPort(port uint32) string {
+	if port == 0 || port > 1<<22 { // PID_MAX_LIMIT
+		return ""
+	}
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", port))
+	return by(int(port), strings.TrimSpace(string(comm)))
+}
+
+func by(pid int, name string) string {
+	switch {
+	case pid == 0:
+		return ""
+	case name == "":
+		return fmt.Sprintf("process %d, gone since", pid)
+	}
+	return fmt.Sprintf("%s (process %d)", name, pid)
+}
