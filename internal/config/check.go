@@ -12,13 +12,14 @@ type checker struct {
 	cfg       *Config
 	byAddress map[netip.AddrPort]string // names of listeners by what they listen on
 	byPort    map[uint16]string         // and by their interception port
+	refused   map[string]bool           // paths of values that were refused by themselves
 	errs      Errors
 }
 
 // check returns every contradiction in cfg. It judges by what the file holds, so that a value that was refused by itself is not
 // also called missing.
-func check(cfg *Config) Errors {
-	c := &checker{cfg: cfg, byAddress: map[netip.AddrPort]string{}, byPort: map[uint16]string{}}
+func check(cfg *Config, refused map[string]bool) Errors {
+	c := &checker{cfg: cfg, refused: refused, byAddress: map[netip.AddrPort]string{}, byPort: map[uint16]string{}}
 	for _, o := range c.own() {
 		c.byAddress[o.addr] = o.name
 	}
@@ -64,7 +65,7 @@ func (c *checker) listener(l *Listener) {
 	if l.Pool != "" && !c.has(Path{"pools", l.Pool}) && !unread {
 		c.fault(at.with("pool"), fmt.Sprintf("there is no pool %q", l.Pool), c.poolHint(l.Pool))
 	}
-	if l.Source != SourceClient && !c.wrong(at.with("source"), l.Source == SourceProxy) && c.has(at.with("source_port")) {
+	if l.Source != SourceClient && !c.refused[at.with("source").id()] && c.has(at.with("source_port")) {
 		c.fault(at.with("source_port"), "source_port needs source: client; the proxy's own connections have the proxy's ports", "add  source: client, or remove the key")
 	}
 	if l.Source == SourceClient && l.Intercept != nil && l.Intercept.Method == MethodRedirect {
@@ -75,9 +76,6 @@ func (c *checker) listener(l *Listener) {
 	}
 	c.localServers(l, at)
 }
-
-// wrong says that the file holds a value at path that was refused. fits says that what is there by default would pass for it.
-func (c *checker) wrong(path Path, fits bool) bool { return c.has(path) && !fits }
 
 func (c *checker) poolHint(name string) string {
 	if len(c.cfg.Pools) == 0 {

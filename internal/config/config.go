@@ -54,7 +54,7 @@ const (
 	SourceClient Source = "client"
 )
 
-// SourcePort says whose port the server sees; only with SourceClient.
+// SourcePort says whose port the server sees. With SourceProxy it is SourcePortAny.
 type SourcePort string
 
 const (
@@ -71,7 +71,7 @@ const (
 	MethodRedirect Method = "redirect"
 )
 
-// OnFailure says what becomes of new connections while no worker answers; only with Intercept.
+// OnFailure says what becomes of new connections while no worker answers. Without Intercept it means nothing and is OnFailureOpen.
 type OnFailure string
 
 const (

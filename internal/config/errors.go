@@ -43,7 +43,12 @@ func excerpt(source string, column int) (line, pad string) {
 	if start, rest := split(source, width); rest != "" {
 		source = start + "…"
 	}
-	printable := func(c rune) rune {
+	return printable(source), strings.Repeat(" ", max(column, 0))
+}
+
+// printable replaces what could disturb a terminal: tabs by blanks, other control characters by U+FFFD.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
 		switch {
 		case c == '\t':
 			return ' '
@@ -51,8 +56,7 @@ func excerpt(source string, column int) (line, pad string) {
 			return unicode.ReplacementChar
 		}
 		return c
-	}
-	return strings.Map(printable, source), strings.Repeat(" ", max(column, 0))
+	}, s)
 }
 
 // split cuts s after so many characters.

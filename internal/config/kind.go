@@ -53,7 +53,9 @@ func prop[T, V any](e entry, k kind[V], slot func(*T) *V) field[T] {
 	f.read = func(r *reader, n *yaml.Node, at Path, into *T) {
 		if v, ok := k.read(r, n, at); ok {
 			*slot(into) = v
+			return
 		}
+		r.refused[at.id()] = true
 	}
 	switch {
 	case e.def != "":

@@ -69,7 +69,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	cfg, ok := root.read(r, top, nil)
 	cfg.File, cfg.Text, cfg.places = file, text, r.places
 	if ok {
-		r.errs = append(r.errs, check(&cfg)...)
+		r.errs = append(r.errs, check(&cfg, r.refused)...)
 	}
 	if err := r.result(); err != nil {
 		return nil, err

@@ -31,11 +31,11 @@ func newPlaces(text string) places {
 	return p
 }
 
-// id makes a map key of a path. No key of a file holds a NUL: such a file is refused before it is read.
+// id makes a map key of a path. Keys are quoted, so that no two paths have the same.
 func (p Path) id() string {
 	var b strings.Builder
 	for _, step := range p {
-		fmt.Fprintf(&b, "\x00%v", step)
+		fmt.Fprintf(&b, "/%#v", step)
 	}
 	return b.String()
 }
@@ -81,7 +81,7 @@ func (p *places) find(path Path) (line, column int) {
 
 // fault makes an Error at a place, moved into the text when it lies beyond its end, as the end of a file does.
 func (p *places) fault(file string, line, column int, message, hint string) *Error {
-	e := &Error{File: file, Message: message, Hint: hint}
+	e := &Error{File: file, Message: printable(message), Hint: printable(hint)}
 	if line < 1 || len(p.lines) == 0 {
 		return e
 	}

@@ -22,10 +22,12 @@ type reader struct {
 	places places
 	table  []entry // all keys, to tell where a misplaced one belongs
 	errs   Errors
+
+	refused map[string]bool // paths of values that were refused by themselves
 }
 
 func newReader(file, text string) *reader {
-	return &reader{file: file, places: newPlaces(text)}
+	return &reader{file: file, places: newPlaces(text), refused: map[string]bool{}}
 }
 
 // fault reports a mistake at a node.
@@ -101,6 +103,10 @@ func (r *reader) unknown(key *yaml.Node, at Path, entries []entry) {
 	message := "unknown key " + quote(key.Value)
 	if len(at) > 1 {
 		message += " in " + clip(dotted(at[:len(at)-1]))
+	}
+	if len(r.errs) > 10*maxErrors {
+		r.fault(key, message, "") // not worth a search: this one is hardly among those that are shown
+		return
 	}
 	if owner := belongs(r.table, "", key.Value); owner != "" {
 		r.fault(key, message, key.Value+" belongs in "+owner)

@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// listenerRules is what a schema can say about the keys of a listener that need or exclude one another. Package check has the last word.
+// listenerRules is what a schema can say about the keys of a listener that need or exclude one another. The function check has the last word.
 var listenerRules = map[string]any{
 	"oneOf": []any{
 		map[string]any{"required": []string{"listen"}},
