@@ -81,7 +81,7 @@ func TestShellTakesTheCommands(t *testing.T) {
 	want := "810:\tfrom all fwmark 0x10000000/0x10000000 iif g0 lookup 8110 proto kernel\n" +
 		"810:\tfrom all fwmark 0x10000000/0x10000000 iif g1 lookup 8110 proto kernel\n"
 	for _, family := range []string{"-4", "-6"} {
-		if got := run("ip " + family + " rule show pref 810"); strings.ReplaceAll(got, " \n", "\n") != want {
+		if got := run("ip -d " + family + " rule show pref 810"); strings.ReplaceAll(got, " \n", "\n") != want {
 			t.Errorf("ip %s rule:\n%s\nwant:\n%s", family, got, want)
 		}
 		if got := run("ip " + family + " route show table 8110"); !strings.HasPrefix(got, "local default dev lo proto kernel") {

@@ -25,11 +25,12 @@ func (r *recipe) zoneChains() []Chain {
 	return []Chain{r.zoneIn(), r.zoneSocket(), r.zoneOut()}
 }
 
-// zoneIn finds the packets that belong to transparent sockets. ICMP counts: an error about an upstream half must find its entry.
+// zoneIn finds the packets that belong to transparent sockets, as divert does. ICMP counts: an error about an upstream half must
+// find its entry.
 func (r *recipe) zoneIn() Chain {
-	protos := L4Proto{Protos: append(r.icmp().Protos, TCP)}
 	return Chain{Name: zoneIn, Type: "filter", Hook: "prerouting", Priority: -300, Rules: []NFTRule{
-		rule("which half of a connection is it", protos, SocketTransparent{}, Jump{Chain: zoneSocket}),
+		rule("a packet of a transparent connection: of which half", notBareSYN, SocketTransparent{}, Jump{Chain: zoneSocket}),
+		rule("an error about a transparent connection: of which half", r.icmp(), SocketTransparent{}, Jump{Chain: zoneSocket}),
 	}}
 }
 
