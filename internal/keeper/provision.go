@@ -124,7 +124,9 @@ func (k *keeper) facts() (plan.Facts, error) {
 	if err != nil {
 		return plan.Facts{}, fmt.Errorf("read this host's interfaces and sockets: %w", err)
 	}
-	facts.Ports = maps.Clone(k.ports)
+	if k.cfg != nil { // else those of a keeper that was killed are good, if there was one
+		facts.Ports = maps.Clone(k.ports)
+	}
 	facts.Listening = slices.DeleteFunc(facts.Listening, k.sockets.holds)
 	return facts, nil
 }
