@@ -89,18 +89,19 @@ func checkPlaces(t *testing.T, text []byte, errs Errors) {
 	}
 }
 
-// TestHostile gives Parse the largest files of the kinds that cost parsers most. Each must be done with in seconds.
+// TestHostile gives Parse large files of the kinds that cost parsers most. Each must be done with in seconds.
 func TestHostile(t *testing.T) {
-	fill := func(unit string) string { return strings.Repeat(unit, MaxSize/len(unit)) }
+	const size = MaxSize / 4 // enough to show what grows faster than the file, and still quick with the race detector
+	fill := func(unit string) string { return strings.Repeat(unit, size/len(unit)) }
 	within := func(head, unit, tail string) string {
-		return head + strings.Repeat(unit, (MaxSize-len(head)-len(tail))/len(unit)) + tail
+		return head + strings.Repeat(unit, (size-len(head)-len(tail))/len(unit)) + tail
 	}
 	counted := func(head, format, tail string) string {
 		var b strings.Builder
 		b.WriteString(head)
 		for i := 0; ; i++ {
 			next := fmt.Sprintf(format, i)
-			if b.Len()+len(next)+len(tail) > MaxSize {
+			if b.Len()+len(next)+len(tail) > size {
 				return b.String() + tail
 			}
 			b.WriteString(next)
@@ -117,7 +118,7 @@ func TestHostile(t *testing.T) {
 		"one quoted scalar":      within(`user: "`, "a", `"`),
 		"long scalar":            within("user: ", "a", ""),
 		"long key":               within("", "a", ": 1"),
-		"long listener name":     counted("listeners: {"+strings.Repeat("a", MaxSize/2)+": {", "k%d: 1, ", "}}"),
+		"long listener name":     counted("listeners: {"+strings.Repeat("a", size/2)+": {", "k%d: 1, ", "}}"),
 		"comments":               fill("#\n"),
 		"blank lines":            fill("\n"),
 		"blanks":                 fill(" "),
@@ -149,7 +150,7 @@ func TestHostile(t *testing.T) {
 				t.Fatalf("accepted or refused without Errors: %v", err)
 			}
 			said := err.Error()
-			if took := time.Since(began); took > 20*time.Second {
+			if took := time.Since(began); took > 10*time.Second {
 				t.Errorf("took %v", took)
 			} else if took > time.Second/2 {
 				t.Logf("took %v", took)

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"go.yaml.in/yaml/v4"
 	"math"
 	"path/filepath"
 	"reflect"
@@ -10,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"go.yaml.in/yaml/v4"
 )
 
 // What Parse accepts is valid by the schema, and what is wrong with a key, a type or a word is not.

@@ -79,8 +79,8 @@ var kernelKeys = mapping(nil,
 		doc: "Four bits of the packet mark and the conntrack mark, as a mask. Lowest first they mean: deliver this packet locally; sent by Salp to a server; " +
 			"sent by Salp in its own conntrack zone; this connection is taken in. Salp sets and clears these bits and leaves the other 28 as they are.",
 		watch: "No other program may use these bits: look for `mark` in `nft list ruleset` and for `fwmark` in `ip rule`. " +
-			"Among those known, Tailscale has 0xff0000 and Cilium 0xf00.",
-		example: "marks: 0x0f000000",
+			"Among those known, Cilium has 0xf00, Tailscale 0xff0000 and dae 0x8000000.",
+		example: "marks: 0x000000f0",
 	}, mask(), func(k *Kernel) *uint32 { return &k.Marks }),
 	prop(entry{key: "table", def: "8110",
 		doc:     "The routing table that holds the one route which delivers diverted packets to this machine.",
