@@ -113,6 +113,7 @@ type Logs struct {
 	Level  string // debug, info, warn, error
 }
 
+// LogFormat is the form of a log line.
 type LogFormat string
 
 const (
