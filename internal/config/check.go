@@ -74,7 +74,7 @@ func (c *checker) listener(l *Listener) {
 	if l.Limits.Connections > 0 && l.Limits.PerClient > l.Limits.Connections {
 		c.fault(at.with("limits").with("per_client"), "per_client is more than connections, so it can never be reached", "make it smaller, or remove it")
 	}
-	c.localServers(l, at)
+	c.clientSource(l, at)
 }
 
 func (c *checker) poolHint(name string) string {
@@ -92,17 +92,34 @@ func (c *checker) poolHint(name string) string {
 	return clip("the pools are " + choice(names))
 }
 
-// localServers refuses servers on a loopback address where they would see the client's: the kernel sends no answer from there to elsewhere.
-func (c *checker) localServers(l *Listener, at Path) {
+// clientSource looks for servers that cannot be shown a client's address: those on a loopback address, from where the kernel sends no
+// answer elsewhere, and those of the other address family.
+func (c *checker) clientSource(l *Listener, at Path) {
 	p := c.cfg.Pool(l.Pool)
-	if l.Source != SourceClient || p == nil {
+	if l.Source != SourceClient || p == nil || c.refused[Path{"pools", p.Name, "servers"}.id()] {
 		return
 	}
+	has4, has6 := false, false
 	for _, s := range p.Servers {
-		if s.Address.Addr().IsLoopback() {
+		ip := s.Address.Addr()
+		if !ip.IsValid() {
+			return
+		}
+		has4, has6 = has4 || ip.Is4(), has6 || ip.Is6()
+		if ip.IsLoopback() {
 			c.fault(at.with("source"), fmt.Sprintf("source: client cannot work with the server %s of pool %s: it would answer the client past Salp", s.Address, p.Name),
 				"use  source: proxy, or an address of the server that is not a loopback one")
 			return
+		}
+	}
+	for i, a := range l.Listen {
+		family, has := "IPv6", has6
+		if a.Addr().Is4() {
+			family, has = "IPv4", has4
+		}
+		if a.IsValid() && !has && len(p.Servers) > 0 {
+			c.fault(at.with("listen").with(i), fmt.Sprintf("clients of %s have %s addresses, and pool %s has no %s server that could be shown them", a, family, p.Name, family),
+				"add such a server to the pool, remove this address, or use  source: proxy")
 		}
 	}
 }

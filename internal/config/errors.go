@@ -81,7 +81,8 @@ func (es Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Fault makes an Error about the value at path, or about the nearest enclosing value that the file does hold.
+// Fault makes an Error about the value at path, or about the nearest enclosing value that the file does hold; without a place when
+// the file says nothing about it.
 // Packages that find a mistake only with facts about the host (plan, keeper) use it to name the place.
 func (c *Config) Fault(path Path, message, hint string) *Error {
 	line, column := c.places.find(path)

@@ -25,7 +25,7 @@ pools:
       - address: "10.0.2.2:80"
 `
 
-// Fault points to the value, or to the nearest block around it that the file holds.
+// Fault points to the value, or to the nearest block around it that the file holds. What is there by default has no place.
 func TestFault(t *testing.T) {
 	cfg, err := Parse("f.yaml", []byte(twoListeners))
 	if err != nil {
@@ -45,7 +45,8 @@ func TestFault(t *testing.T) {
 		{Path{"listeners", "inline", "intercept", "ports", 0}, 11, 15},
 		{Path{"pools", "web", "servers", 0, "address"}, 15, 18},
 		{Path{"pools", "web", "servers", 0}, 15, 9},
-		{Path{"kernel", "table"}, 1, 1},
+		{Path{"kernel", "table"}, 0, 0},
+		{Path{"user"}, 0, 0},
 		{Path{}, 1, 1},
 		{nil, 1, 1},
 	} {
@@ -53,7 +54,7 @@ func TestFault(t *testing.T) {
 		if e.File != "f.yaml" || e.Line != c.line || e.Column != c.column || e.Message != "message" || e.Hint != "hint" {
 			t.Errorf("%v: %d:%d, want %d:%d", c.path, e.Line, e.Column, c.line, c.column)
 		}
-		if want := strings.Split(twoListeners, "\n")[c.line-1]; e.Source != want {
+		if want := strings.Split("\n"+twoListeners, "\n")[c.line]; e.Source != want {
 			t.Errorf("%v: source line %q, want %q", c.path, e.Source, want)
 		}
 	}

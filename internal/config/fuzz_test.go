@@ -3,7 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +55,13 @@ func checkConfig(t *testing.T, cfg *Config) {
 			t.Errorf("listener %q takes in nothing", l.Name)
 		}
 	}
+	for i, a := range cfg.Listeners {
+		for _, b := range cfg.Listeners[:i] {
+			if collide(a, b) {
+				t.Errorf("listeners %q and %q collide", a.Name, b.Name)
+			}
+		}
+	}
 	for _, p := range cfg.Pools {
 		if len(p.Servers) == 0 {
 			t.Errorf("pool %q without servers", p.Name)
@@ -62,6 +71,59 @@ func checkConfig(t *testing.T, cfg *Config) {
 				t.Errorf("pool %q with server %v", p.Name, s)
 			}
 		}
+	}
+}
+
+// collide says, in the plainest way, that a connection could belong to both listeners.
+func collide(a, b *Listener) bool {
+	for _, x := range a.Listen {
+		if slices.Contains(b.Listen, x) {
+			return true
+		}
+	}
+	if a.Intercept == nil || b.Intercept == nil {
+		return false
+	}
+	sharePort := false
+	for _, x := range a.Intercept.Ports {
+		for _, y := range b.Intercept.Ports {
+			sharePort = sharePort || x.First <= y.Last && y.First <= x.Last
+		}
+	}
+	return sharePort && slices.ContainsFunc(a.Intercept.Interfaces, func(name string) bool { return slices.Contains(b.Intercept.Interfaces, name) })
+}
+
+// Any set of ranges that do overlap is refused, and any that do not is taken.
+func TestOverlapsRandom(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	refused := 0
+	for range 2000 {
+		var b strings.Builder
+		b.WriteString("listeners:\n")
+		cfg := &Config{}
+		want := false
+		for i := range 1 + random.IntN(5) {
+			first := 1 + random.IntN(40)
+			l := &Listener{Intercept: &Intercept{
+				Interfaces: []string{fmt.Sprintf("e%d", random.IntN(2))},
+				Ports:      []PortRange{{uint16(first), uint16(first + random.IntN(10))}},
+			}}
+			for _, other := range cfg.Listeners {
+				want = want || collide(l, other)
+			}
+			cfg.Listeners = append(cfg.Listeners, l)
+			p := l.Intercept.Ports[0]
+			fmt.Fprintf(&b, "  l%d: {intercept: {interfaces: [%s], ports: [%d-%d]}}\n", i, l.Intercept.Interfaces[0], p.First, p.Last)
+		}
+		if _, err := Parse("f", []byte(b.String())); (err != nil) != want {
+			t.Fatalf("%s: %v, want refused: %v", b.String(), err, want)
+		}
+		if want {
+			refused++
+		}
+	}
+	if refused < 200 || refused > 1800 {
+		t.Errorf("%d of 2000 refused: the test does not try both", refused)
 	}
 }
 

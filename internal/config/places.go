@@ -69,9 +69,10 @@ func (p *places) has(path Path) bool {
 	return ok
 }
 
-// find returns the place of the value at path, or of the nearest enclosing value the file holds; 0, 0 when there is none.
+// find returns the place of the value at path, or of the nearest enclosing value the file holds; 0, 0 when there is none. The file as a
+// whole is not taken for an enclosing value: its first line says nothing about a key that is not there.
 func (p *places) find(path Path) (line, column int) {
-	for n := len(path); n >= 0; n-- {
+	for n := len(path); n > 0 || n == len(path); n-- {
 		if at, ok := p.at[path[:n].id()]; ok {
 			return at.line, at.column
 		}

@@ -27,6 +27,7 @@ var listenerKeys = mapping(listenerRules,
 			"With `client` their logs, block lists and limits work as if nothing were between.",
 		watch: "With `client` the servers' answers are addressed to the clients and must come back through this machine: it has to be the servers' " +
 			"default gateway or lie on their only way to the clients. A server in the same network as a client answers it directly, and the connection fails. " +
+			"A client is sent to the servers of a pool that have its own address family, IPv4 or IPv6. " +
 			"Not with `method: redirect`, and not with servers on a loopback address.",
 		example: "source: client",
 	}, enum(SourceProxy, SourceClient), func(l *Listener) *Source { return &l.Source }),
