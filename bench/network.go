@@ -29,9 +29,8 @@ type network struct {
 const clientAddresses = 16
 
 // settings hold in all three hosts. Reno: BBR paces, and hides what a proxy costs.
-var settings = [][2]string{
+var settings = [...][2]string{
 	{"net/ipv4/tcp_congestion_control", "reno"},
-	{"net/ipv4/ip_local_port_range", "1024 65535"},
 	{"net/ipv4/tcp_max_syn_backlog", "65535"},
 	{"net/core/somaxconn", "65535"},
 }
@@ -70,9 +69,17 @@ func openDirectory() (string, error) {
 	return dir, os.Chmod(dir, 0o755)
 }
 
+// The clients' ports and those that the gateway chooses do not overlap: with a client's address on both halves of a connection
+// and REDIRECT, conntrack would take the two for one when the ports are the same.
+const (
+	clientPorts  = "32768 65535"
+	gatewayPorts = "1024 32767"
+)
+
 func (n *network) configure() error {
-	for _, h := range []*lab.Host{n.Client(), n.Gateway, n.Server()} {
-		for _, s := range settings {
+	ports := map[*lab.Host]string{n.Client(): clientPorts, n.Gateway: gatewayPorts, n.Server(): gatewayPorts}
+	for h, ports := range ports {
+		for _, s := range append(settings[:], [2]string{"net/ipv4/ip_local_port_range", ports}) {
 			if err := h.Sysctl(s[0], s[1]); err != nil {
 				return err
 			}
