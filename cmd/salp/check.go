@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"salp/internal/config"
+	"salp/internal/kernel"
 	"salp/internal/plan"
 )
 
@@ -38,7 +39,12 @@ func newCheckCommand(env *environment) *cobra.Command {
 
 // checkHost returns what in the configuration does not fit this machine.
 func checkHost(cfg *config.Config, runDir string) error {
-	facts, err := hostFacts(runDir)
+	host, err := kernel.Open(kernel.Options{RunDir: runDir})
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	facts, err := hostFacts(host, runDir)
 	if err != nil {
 		return err
 	}

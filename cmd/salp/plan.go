@@ -59,7 +59,7 @@ func makePlan(cfg *config.Config, runDir string, diff bool) (*planReport, error)
 		return nil, err
 	}
 	defer host.Close()
-	facts, err := host.Facts()
+	facts, err := hostFacts(host, runDir)
 	if err != nil {
 		return nil, err
 	}
@@ -105,14 +105,4 @@ func paintChange(p paint, change kernel.Change) string {
 	default:
 		return p.yellow(text)
 	}
-}
-
-// hostFacts gathers what a plan needs to know about this machine.
-func hostFacts(runDir string) (plan.Facts, error) {
-	host, err := kernel.Open(kernel.Options{RunDir: runDir})
-	if err != nil {
-		return plan.Facts{}, err
-	}
-	defer host.Close()
-	return host.Facts()
 }
