@@ -65,7 +65,7 @@ func tableText(text, name string) string {
 			continue
 		}
 		trimmed := strings.TrimSpace(l)
-		if strings.HasPrefix(trimmed, "elements = {") && strings.Contains(trimmed, "expires") {
+		if strings.HasPrefix(trimmed, "elements = {") && strings.Contains(trimmed, "timeout") {
 			elements = true
 		}
 		if !elements {

@@ -35,7 +35,7 @@ func TestBadConfiguration(t *testing.T) {
 		{"collision", "listeners:\n  a: {listen: [\"10.0.1.1:80\"], pool: web}\n  b: {listen: [\"10.0.1.1:80\"], pool: web}\n" + pool, "3:", []string{"10.0.1.1:80", "listener a"}},
 		{"not ours", "listeners:\n  web: {listen: [\"10.9.9.9:80\"], pool: web}\n" + pool, "2:", []string{"10.9.9.9"}},
 		{"unknown key", "listeners:\n  web: {listen: [\"10.0.1.1:80\"], pol: web, pool: web}\n" + pool, "2:", []string{"pol", "did you mean pool"}},
-		{"empty", "", "", []string{"listeners"}},
+		{"empty", "", "1:", []string{"empty"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := &rig{T: t, net: r.net, dir: r.dir}
