@@ -71,6 +71,7 @@ func TestEveryMessageArrives(t *testing.T) {
 		{Ready: &Ready{}},
 		{Beat: &Beat{Stats: Stats{"web": {Accepted: 3, Active: 1, Errors: map[string]uint64{ErrorIdle: 2}}}}},
 		{Destroy: &Destroy{ID: 9, Local: local, Remote: remote}},
+		{Draining: &Draining{}},
 		{Bye: &Bye{Cut: 4, Stats: Stats{}}},
 	} {
 		var fds []int

@@ -2,7 +2,7 @@
 //
 // It is a SOCK_SEQPACKET pair of Unix sockets: one JSON message a packet, with descriptors beside it (unix(7), SCM_RIGHTS).
 // The keeper sends any number of Sockets, then Start; the worker answers Ready and from then on a Beat every BeatEvery.
-// Drain makes the worker stop accepting, carry what it has until it ends or the bound is over, say Bye and exit 0.
+// Drain makes the worker stop accepting, say Draining, carry what it has until it ends or the bound is over, say Bye and exit 0.
 // When the socket closes the other side is dead: a worker then stops accepting at once and drains with its own bound.
 package control
 
@@ -22,10 +22,11 @@ type Message struct {
 	Drain     *Drain     `json:"drain,omitempty"`
 	Destroyed *Destroyed `json:"destroyed,omitempty"`
 	// From the worker.
-	Ready   *Ready   `json:"ready,omitempty"`
-	Beat    *Beat    `json:"beat,omitempty"`
-	Destroy *Destroy `json:"destroy,omitempty"`
-	Bye     *Bye     `json:"bye,omitempty"`
+	Ready    *Ready    `json:"ready,omitempty"`
+	Beat     *Beat     `json:"beat,omitempty"`
+	Destroy  *Destroy  `json:"destroy,omitempty"`
+	Draining *Draining `json:"draining,omitempty"`
+	Bye      *Bye      `json:"bye,omitempty"`
 }
 
 // Sockets hands over listening sockets of one address of one listener: the packet carries one descriptor for each member of
@@ -61,6 +62,9 @@ type Destroyed struct {
 
 // Ready says that every loop accepts.
 type Ready struct{}
+
+// Draining says that the worker accepts no more: all new connections are another's.
+type Draining struct{}
 
 // Bye is the last message of a worker that ends as told.
 type Bye struct {

@@ -10,7 +10,7 @@ func (m *Message) kind() string {
 		set  bool
 	}{
 		{"sockets", m.Sockets != nil}, {"start", m.Start != nil}, {"drain", m.Drain != nil}, {"destroyed", m.Destroyed != nil},
-		{"ready", m.Ready != nil}, {"beat", m.Beat != nil}, {"destroy", m.Destroy != nil}, {"bye", m.Bye != nil},
+		{"ready", m.Ready != nil}, {"beat", m.Beat != nil}, {"destroy", m.Destroy != nil}, {"draining", m.Draining != nil}, {"bye", m.Bye != nil},
 	} {
 		if field.set {
 			kind = field.name

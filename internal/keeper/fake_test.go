@@ -214,7 +214,9 @@ func (r *rig) ready() admin.Status {
 	return r.await("ready", 10*time.Second, running)
 }
 
-func running(s admin.Status) bool { return s.State == admin.StateRunning && s.Alive && len(s.Workers) == 1 }
+func running(s admin.Status) bool {
+	return s.State == admin.StateRunning && s.Alive && len(s.Workers) == 1
+}
 
 // end waits for the keeper's end.
 func (r *rig) end(within time.Duration) error {

@@ -32,6 +32,8 @@ const (
 	// restartFirst and restartMost bound the pause before a worker that ended is replaced; it doubles each time.
 	restartFirst = 100 * time.Millisecond
 	restartMost  = 5 * time.Second
+	// longPause is a pause so long that connections which wait for the next worker are reset: those that follow pass by.
+	longPause = time.Second / 2
 	// steadyAfter is how long a worker must live for the pause to start anew.
 	steadyAfter = 10 * time.Second
 )
@@ -97,6 +99,7 @@ type keeper struct {
 	groups     []*group
 	ports      map[string]uint16
 	generation uint64
+	handover   *handover // from the worker of the generation before, until that accepts no more
 	sockets    sockets
 	current    *worker // nil while there is none and taskRestart is planned
 	alive      bool    // the alive element is set
@@ -213,6 +216,9 @@ func (k *keeper) pulse(now time.Time) {
 		k.lookAfter(w, now)
 	}
 	k.refreshAlive(now)
+	if due, planned := k.agenda[taskRestart]; planned && due.Sub(now) > longPause {
+		k.sockets.refuseWaiting(k.groups)
+	}
 }
 
 func (k *keeper) lookAfter(w *worker, now time.Time) {
@@ -233,6 +239,9 @@ func (k *keeper) lookAfter(w *worker, now time.Time) {
 			w.kill()
 		}
 	case admin.WorkerDraining:
+		if k.handover != nil && now.After(k.handover.until) {
+			k.handedOver(w)
+		}
 		if now.After(w.deadline) && w.refusal == "" {
 			w.refusal = "it did not end within the bound of its drain"
 			w.kill()
@@ -254,6 +263,7 @@ func (k *keeper) onWorker(e workerEvent) {
 		if w == k.current && !k.stopping {
 			k.dropAlive()
 		}
+		k.handedOver(w)
 	case e.ended:
 		k.onEnd(w, e.err, now)
 	}
@@ -273,6 +283,8 @@ func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 		k.onReady(w, now)
 	case m.Destroy != nil:
 		k.destroy(w, m.Destroy)
+	case m.Draining != nil:
+		k.handedOver(w)
 	case m.Bye != nil:
 		w.stats, w.cut = m.Bye.Stats, m.Bye.Cut
 	}
@@ -309,6 +321,7 @@ func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 		w.log.Error("worker ended, it will be replaced", "reason", w.describeEnd(err), "in", k.pause)
 		k.restarts++
 		k.agenda.at(taskRestart, now.Add(k.pause))
+		k.agenda.at(taskPulse, now)
 		k.pause = min(2*k.pause, restartMost)
 	case w.state == admin.WorkerDraining && w.refusal == "" && err == nil:
 		w.log.Info("worker drained", "connections_reset", w.cut)

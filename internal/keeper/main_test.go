@@ -120,6 +120,7 @@ func behave(conn *control.Conn, behaviour string, sockets uint64) int {
 				_ = conn.Send(control.Message{Beat: &control.Beat{Stats: stats}})
 			}
 		case bound := <-drains:
+			_ = conn.Send(control.Message{Draining: &control.Draining{}})
 			switch {
 			case behaviour == "stubborn":
 				continue

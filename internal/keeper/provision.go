@@ -140,7 +140,6 @@ func (k *keeper) commit(now time.Time) {
 		k.giveUp(err)
 		return
 	}
-	first := k.cfg == nil
 	old := k.current
 	k.cfg, k.plan, k.groups, k.ports, k.current, k.pending = p.cfg, p.plan, p.groups, p.ports, p.worker, nil
 	k.generation++
@@ -149,17 +148,36 @@ func (k *keeper) commit(now time.Time) {
 	k.totals.forget(k.cfg)
 	k.refreshed = time.Time{} // a set that was made anew is empty
 	k.refreshAlive(now)
+	k.handover = &handover{to: p, from: old, until: now.Add(drainingWithin)}
 	if old != nil {
 		old.drain(k.cfg.Drain, now)
 	}
 	k.sockets.keep(k.groups)
 	k.sink.set(k.cfg.Logs)
 	k.watch()
+	if old == nil {
+		k.handedOver(nil)
+	}
+}
 
+// handover is the moment in which the old worker may still accept.
+type handover struct {
+	to    *provision
+	from  *worker // nil: there was none
+	until time.Time
+}
+
+// handedOver says that a configuration is in force, when w was the one who served the old.
+func (k *keeper) handedOver(w *worker) {
+	if k.handover == nil || k.handover.from != w {
+		return
+	}
+	p := k.handover.to
+	k.handover = nil
 	took := time.Since(p.began).Round(time.Millisecond)
-	k.log.Info("ready", "generation", k.generation, "listeners", len(k.cfg.Listeners), "worker", k.current.pid, "open_files", k.files, "took", took)
-	if !first {
-		k.lastReload = &admin.Reload{At: now, Good: true}
+	k.log.Info("ready", "generation", k.generation, "listeners", len(k.cfg.Listeners), "worker", p.worker.pid, "open_files", k.files, "took", took)
+	if k.generation > 1 {
+		k.lastReload = &admin.Reload{At: time.Now(), Good: true}
 	}
 	k.systemd.ready(k.statusLine())
 	for _, answer := range p.answers {
@@ -216,7 +234,7 @@ func (k *keeper) reload(answer answerTo) {
 		k.refused(errStopping, answers)
 		return
 	}
-	if k.pending != nil {
+	if k.pending != nil || k.handover != nil {
 		// The file may have changed since the pending one was read, so it is read once more, for all who ask now.
 		k.again = append(k.again, func(uint64, error) {})
 		k.again = append(k.again, answers...)
@@ -268,7 +286,7 @@ func (k *keeper) settle() {
 		}
 		return
 	}
-	if k.pending == nil && k.cfg != nil && len(k.again) > 0 {
+	if k.pending == nil && k.handover == nil && k.cfg != nil && len(k.again) > 0 {
 		answers := k.again
 		k.again = nil
 		k.beginReload(answers)

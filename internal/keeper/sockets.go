@@ -25,9 +25,10 @@ type place struct {
 // group is the SO_REUSEPORT group of one address of one listener.
 type group struct {
 	place
-	listener string
-	path     config.Path // where the configuration asks for it
-	fds      []int
+	listener   string
+	intercepts bool
+	path       config.Path // where the configuration asks for it
+	fds        []int
 }
 
 // groupsOf returns the places where the listeners of cfg want sockets, without any yet.
@@ -51,7 +52,7 @@ func groupsOf(cfg *config.Config, ports map[string]uint16, ipv6 bool) []*group {
 		for _, ip := range ips {
 			if ip.Is4() || ipv6 {
 				p := place{address: netip.AddrPortFrom(ip, ports[l.Name]), transparent: transparent}
-				groups = append(groups, &group{place: p, listener: l.Name, path: append(path[:2:2], "intercept")})
+				groups = append(groups, &group{place: p, listener: l.Name, intercepts: true, path: append(path[:2:2], "intercept")})
 			}
 		}
 	}
@@ -112,6 +113,29 @@ func (s sockets) keep(groups []*group) {
 		}
 	}
 }
+
+// refuseWaiting resets the intercepted connections that wait for a worker. Clients that dial the proxy go on waiting: they have no way past it.
+func (s sockets) refuseWaiting(groups []*group) {
+	for _, g := range groups {
+		if !g.intercepts {
+			continue
+		}
+		for _, fd := range s[g.place] {
+			for range maxRefused {
+				conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+				if err != nil {
+					break // none waits (EAGAIN), or it went away itself
+				}
+				// Without lingering close(2) sends a reset (socket(7), SO_LINGER); when that cannot be set it sends a FIN.
+				_ = unix.SetsockoptLinger(conn, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+				unix.Close(conn)
+			}
+		}
+	}
+}
+
+// maxRefused bounds how many connections of one socket are reset at a time, so that the loop goes on.
+const maxRefused = 1024
 
 // holds tells whether one of the sockets listens on that address.
 func (s sockets) holds(a netip.AddrPort) bool {

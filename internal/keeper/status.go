@@ -72,7 +72,7 @@ func (k *keeper) status(now time.Time) admin.Status {
 		Uptime:     now.Sub(k.since).Seconds(),
 		RunDir:     k.options.RunDir,
 		ConfigFile: k.options.ConfigFile,
-		Generation: k.generation,
+		Generation: k.inForce(),
 		Alive:      k.takesIn(now),
 		Workers:    []admin.Worker{},
 		Restarts:   k.restarts,
@@ -103,6 +103,14 @@ func (k *keeper) state() admin.State {
 	default:
 		return admin.StateRunning
 	}
+}
+
+// inForce returns the generation that serves all new connections.
+func (k *keeper) inForce() uint64 {
+	if k.handover != nil {
+		return k.generation - 1
+	}
+	return k.generation
 }
 
 // takesIn tells whether new connections are carried now.

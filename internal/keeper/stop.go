@@ -27,6 +27,9 @@ func (k *keeper) stop(why string) {
 			answer(0, errStopping)
 		}
 	}
+	if k.handover != nil {
+		k.handedOver(k.handover.from)
+	}
 	now := time.Now()
 	for _, w := range k.workers {
 		if w.state == admin.WorkerStarting {

@@ -23,6 +23,8 @@ const (
 	beatWithin = 1500 * time.Millisecond
 	// hungWithin is how long a worker may hang until it is killed and replaced.
 	hungWithin = 10 * time.Second
+	// drainingWithin is how long a reload waits for the old worker to accept no more.
+	drainingWithin = time.Second
 	// byeWithin is how long past the bound of its drain a worker may live.
 	byeWithin = 2 * time.Second
 )
@@ -156,7 +158,7 @@ func refuse(m *control.Message, fds []int) error {
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-	if m.Ready == nil && m.Beat == nil && m.Destroy == nil && m.Bye == nil {
+	if m.Ready == nil && m.Beat == nil && m.Destroy == nil && m.Draining == nil && m.Bye == nil {
 		return errors.New("the worker sent a message that is the keeper's to send")
 	}
 	return nil

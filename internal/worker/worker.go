@@ -165,6 +165,9 @@ func (w *worker) drain(ctx context.Context, bound time.Duration, beat <-chan tim
 	if err := w.wiring.stopAccepting(w.ended); err != nil {
 		return w.lost(err)
 	}
+	if err := w.conn.Send(control.Message{Draining: &control.Draining{}}); err != nil {
+		w.log.Debug("the keeper does not take Draining", "error", err)
+	}
 	over := time.After(bound)
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()
