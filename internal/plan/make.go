@@ -38,7 +38,7 @@ type recipe struct {
 	redirected  []taken // client halves are NATed
 	closed      []taken // of either kind: refused when not taken in
 	borrows     bool    // some listener has source: client, so upstream halves are transparent
-	keeps       bool    // some listener keeps the client's port, so its upstream halves live in a conntrack zone of their own
+	keeps       bool    // some listener keeps what it takes in as it is, port and all, so its upstream halves need a conntrack zone
 	interfaces  []Interface
 	intercepted bool
 }
@@ -57,10 +57,10 @@ func newRecipe(cfg *config.Config, f Facts) *recipe {
 	local := Ports(cfg, f)
 	for _, l := range cfg.Listeners {
 		r.borrows = r.borrows || l.Source == config.SourceClient
-		r.keeps = r.keeps || keepsPort(l)
 		if l.Intercept == nil {
 			continue
 		}
+		r.keeps = r.keeps || keepsPort(l)
 		t := taken{name: l.Name, interfaces: ifnames(l.Intercept.Interfaces), ports: joined(l.Intercept.Ports), port: local[l.Name]}
 		if l.Intercept.Method == config.MethodRedirect {
 			r.redirected = append(r.redirected, t)

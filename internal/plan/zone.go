@@ -6,9 +6,13 @@ import (
 
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
-// When a listener keeps the client's port, both halves of a connection have the same addresses and ports: client to server. In one
+// When an intercepting listener keeps the client's port, both halves of a connection have the same addresses and ports: client to
+// server. (Where clients dial the proxy, the client half has the proxy's address, and no zone is needed.) In one
 // conntrack entry their sequence numbers would contradict each other, and a firewall that drops invalid packets would stall every
 // bulk transfer. So the upstream half has a conntrack zone of its own. A zone is chosen before conntrack looks, hence priority raw.
+//
+// A known limit: when the host also translates the source address of what it sends to the servers (masquerade), their answers come
+// to an address of the host, where no transparent socket is found and so no zone is chosen, and no connection is made.
 //
 // Of the ways to do this, only the zone leaves the host's firewall as it is: notrack takes away its established state, and
 // nf_conntrack_tcp_be_liberal weakens it for everybody.
