@@ -88,7 +88,13 @@ func (c *conn) early(l *engine.Loop, side int, ev engine.Event) {
 		return
 	}
 	if ev&(engine.Error|engine.Hangup) != 0 {
-		c.unreachable(l, sock.Error(int(c.fd[server])))
+		e := sock.Error(int(c.fd[server]))
+		if e != syscall.ECONNRESET && e != syscall.EPIPE {
+			c.unreachable(l, e)
+			return
+		}
+		c.state = open // it was connected, if not for long
+		c.broken(l, server, e)
 		return
 	}
 	if ev&engine.Out == 0 {
@@ -96,6 +102,7 @@ func (c *conn) early(l *engine.Loop, side int, ev engine.Event) {
 	}
 	c.state = open
 	c.last = l.Now()
+	c.setTimer(l)
 	switch {
 	case c.kept:
 		c.relay.counters.PortKept++

@@ -1,0 +1,284 @@
+package relay_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"salp/internal/config"
+	"salp/internal/engine"
+	"salp/internal/lab"
+	"salp/internal/listen"
+	"salp/internal/policy"
+	"salp/internal/relay"
+	"salp/internal/sock"
+)
+
+// inside marks the test binary that runs in a network namespace of its own, where every address of 127.0.0.0/8 is free to use.
+const inside = "SALP_RELAY_TEST_INSIDE"
+
+// TestMain runs the tests in a new network namespace when it may: the engine's threads are the process's, so the whole process
+// must be inside. Otherwise they run here, over loopback, and those that need the namespace are skipped.
+func TestMain(m *testing.M) {
+	if os.Getenv(inside) != "" {
+		if err := upLoopback(); err != nil {
+			fmt.Fprintln(os.Stderr, "loopback:", err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run())
+	}
+	if os.Geteuid() != 0 {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		fmt.Fprintln(os.Stderr, "a network namespace for the tests:", err)
+		os.Exit(1)
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+func upLoopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+func needNamespace(t *testing.T) {
+	t.Helper()
+	if os.Getenv(inside) == "" {
+		t.Skip("skipped: needs root, for a network namespace of its own")
+	}
+}
+
+// gateway is an engine with relays on it, listening on one address.
+type gateway struct {
+	t        testing.TB
+	engine   *engine.Engine
+	listener *listen.Listener
+	counters []*listen.Counters
+	accept   []*listen.Acceptor
+	fds      []int
+	addr     string
+	ended    chan struct{}
+	stop     sync.Once
+}
+
+type gatewayOptions struct {
+	listener config.Listener // Timeouts, Limits, Source, SourcePort, Keepalive
+	servers  []string
+	loops    int
+	listen   string // default 127.0.0.1:0
+	destroy  relay.Destroy
+	own      []netip.AddrPort
+}
+
+func start(t testing.TB, o gatewayOptions) *gateway {
+	t.Helper()
+	if o.listen == "" {
+		o.listen = "127.0.0.1:0"
+	}
+	cfg := &config.Config{Kernel: config.Kernel{Marks: 0xf0000000}}
+	n := o.listener
+	n.Name, n.Pool = "test", "pool"
+	if n.Source == "" {
+		n.Source = config.SourceProxy
+	}
+	pool := &config.Pool{Name: "pool"}
+	for _, s := range o.servers {
+		pool.Servers = append(pool.Servers, config.Server{Address: netip.MustParseAddrPort(s)})
+	}
+	cfg.Listeners, cfg.Pools = []*config.Listener{&n}, []*config.Pool{pool}
+
+	g := &gateway{t: t, listener: listen.NewListener(&n), ended: make(chan struct{})}
+	var err error
+	if g.engine, err = engine.New(max(o.loops, 1)); err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(o.listen)
+	if g.fds, err = sock.Listen(addr, len(g.engine.Loops()), sock.ListenOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if addr, _ = sock.Local(g.fds[0]); addr.Port() != netip.MustParseAddrPort(o.listen).Port() && len(g.fds) > 1 {
+		g.listenAgain(addr)
+	}
+	g.addr = addr.String()
+	rule := policy.New(cfg, listen.NewOwn(append(o.own, addr)))["test"]
+	for i, l := range g.engine.Loops() {
+		c := &listen.Counters{}
+		g.counters = append(g.counters, c)
+		r := relay.New(&n, g.listener, c, rule, o.destroy)
+		l.Post(func() {
+			a, err := listen.Accept(l, g.fds[i], addr, g.listener, c, r)
+			if err != nil {
+				panic(err)
+			}
+			g.accept = append(g.accept, a)
+		})
+	}
+	go func() {
+		defer close(g.ended)
+		if err := g.engine.Run(); err != nil {
+			t.Errorf("engine: %v", err)
+		}
+	}()
+	t.Cleanup(g.close)
+	return g
+}
+
+// listenAgain makes a whole group on the port that the kernel chose for its first socket.
+func (g *gateway) listenAgain(addr netip.AddrPort) {
+	for _, fd := range g.fds[1:] {
+		sock.Close(fd)
+	}
+	more, err := sock.Listen(addr, len(g.fds)-1, sock.ListenOptions{})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.fds = append(g.fds[:1], more...)
+}
+
+func (g *gateway) close() {
+	g.stop.Do(func() {
+		if err := g.engine.Collect(g.ended, func(l *engine.Loop) {
+			l.Each(func(h engine.Handler) { relay.Abort(l, h) })
+		}); err != nil {
+			g.t.Error(err)
+		}
+		g.engine.Stop()
+		<-g.ended
+		for _, fd := range g.fds {
+			sock.Close(fd)
+		}
+	})
+}
+
+// sum adds up the counters of all loops.
+func (g *gateway) sum() listen.Counters {
+	g.t.Helper()
+	var sum listen.Counters
+	var mutex sync.Mutex
+	if err := g.engine.Collect(g.ended, func(l *engine.Loop) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		sum.Add(g.counters[l.Number()])
+	}); err != nil {
+		g.t.Fatal(err)
+	}
+	return sum
+}
+
+// until waits until the counters are as wanted.
+func (g *gateway) until(what string, ok func(*listen.Counters) bool) listen.Counters {
+	g.t.Helper()
+	var sum listen.Counters
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if sum = g.sum(); ok(&sum) {
+			return sum
+		}
+	}
+	g.t.Fatalf("not within 10 s: %s; counters %+v", what, sum)
+	return sum
+}
+
+// idle waits until no connection is left.
+func (g *gateway) idle() listen.Counters {
+	g.t.Helper()
+	return g.until("no active connection", func(c *listen.Counters) bool { return c.Active == 0 })
+}
+
+func (g *gateway) dial() *net.TCPConn {
+	g.t.Helper()
+	c, err := net.DialTimeout("tcp", g.addr, 5*time.Second)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { c.Close() })
+	deadline(g.t, c, 20*time.Second)
+	return c.(*net.TCPConn)
+}
+
+func deadline(t testing.TB, c net.Conn, d time.Duration) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serve runs a server on loopback until the test ends.
+func serve(t testing.TB, addr string, handler func(*net.TCPConn)) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wait sync.WaitGroup
+	t.Cleanup(func() {
+		ln.Close()
+		wait.Wait()
+	})
+	wait.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wait.Go(func() {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(time.Minute))
+				handler(c.(*net.TCPConn))
+			})
+		}
+	})
+	return ln.Addr().String()
+}
+
+func write(t testing.TB, c net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func expect(t testing.TB, c net.Conn, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(c, got); err != nil || string(got) != want {
+		t.Fatalf("read %q and then %v, want %q", got[:n], err, want)
+	}
+}
+
+func expectEnd(t testing.TB, c net.Conn) {
+	t.Helper()
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Fatalf("read %d bytes and %v, want the end", n, err)
+	}
+}
+
+func expectReset(t testing.TB, c net.Conn) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, c)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("read until %v, want a reset", err)
+	}
+}
+
+var _ = lab.Pattern
