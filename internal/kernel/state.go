@@ -176,7 +176,7 @@ func replace(name string, b []byte) error {
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()) // an ordinary user may ask for the plan, and it names no secret
 	if err != nil {
 		return err
 	}

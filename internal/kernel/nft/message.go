@@ -13,8 +13,8 @@ import (
 
 // Attributes and flags that x/sys/unix lacks.
 const (
-	nftaTableOwner    = 5
 	nftaTableUserdata = 6
+	nftaTableOwner    = 7
 	tableFlagOwner    = 2 // NFT_TABLE_F_OWNER, Linux 5.12
 )
 

@@ -47,24 +47,32 @@ func (c *Conn) Close() error { return c.ns.Close() }
 func (c *Conn) Namespace() string { return c.id }
 
 // inside runs f on a thread of the namespace. In Salp itself every thread is in the right one, so that this costs a readlink.
-func (c *Conn) inside(f func() error) error {
+// Elsewhere (in tests) the thread visits the namespace and goes home again.
+func (c *Conn) inside(f func() error) (err error) {
 	runtime.LockOSThread()
 	here, err := os.Readlink("/proc/thread-self/ns/net")
 	if err == nil && here == c.id {
 		defer runtime.UnlockOSThread()
 		return f()
 	}
-	runtime.UnlockOSThread()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine and takes its namespace with it
-		if err := unix.Setns(int(c.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", c.id, err)
-			return
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the thread's network namespace: %w", err)
+	}
+	defer home.Close()
+	if err := unix.Setns(int(c.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace %s: %w", c.id, err)
+	}
+	defer func() {
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			err = errors.Join(err, fmt.Errorf("leave network namespace %s: %w", c.id, back))
+			return // the thread stays locked, so that nobody else gets onto it
 		}
-		done <- f()
+		runtime.UnlockOSThread()
 	}()
-	return <-done
+	return f()
 }
 
 // file is the path of a value. A name cannot lead out of /proc/sys.
@@ -273,7 +281,9 @@ func (c *Conn) restore(k Kept) ([]diff.Change, string, error) {
 		if err := c.write(side.Name, want); err != nil {
 			return done, "", err
 		}
-		done = append(done, diff.Change{Op: diff.Restore, Object: "sysctl " + side.Name, Was: before[i], Want: want})
+		if before[i] != want {
+			done = append(done, diff.Change{Op: diff.Restore, Object: "sysctl " + side.Name, Was: before[i], Want: want})
+		}
 	}
 	return done, "", nil
 }

@@ -134,8 +134,11 @@ func (t *transactions) message(m wire.Message, f Filter, do func(Notice)) {
 	}
 	const tableName = 1 // the table's name has this number in every kind of message
 	table := as.String(tableName)
-	if m.Body[0] == unix.NFPROTO_INET && slices.Contains(f.Tables, table) && len(t.pending) < maxPending {
-		t.pending = append(t.pending, describe(int(m.Type&0xff), table, as))
+	if m.Body[0] != unix.NFPROTO_INET || !slices.Contains(f.Tables, table) || len(t.pending) >= maxPending {
+		return
+	}
+	if what := describe(int(m.Type&0xff), table, as); !strings.Contains(what, " __set") { // a rule's own set comes and goes with it
+		t.pending = append(t.pending, what)
 	}
 }
 
