@@ -92,8 +92,13 @@ func mapping[T any](schema map[string]any, fields ...field[T]) kind[T] {
 		ok := r.eachKey(n, at, func(key, value *yaml.Node, at Path) {
 			f, known := byKey[key.Value]
 			if !known {
-				r.unknown(key, at, entries)
-				return
+				// What is below a misspelt key is read as what was meant, so that all mistakes come out at once.
+				meant := r.unknown(key, at, entries)
+				at = at[:len(at)-1].with(meant)
+				if meant == "" || r.places.has(at) {
+					return
+				}
+				f = byKey[meant]
 			}
 			r.places.mark(at, key, value)
 			if r.hasValue(key, value) {

@@ -98,32 +98,30 @@ func (r *reader) hasValue(key, value *yaml.Node) bool {
 	return false
 }
 
-// unknown reports a key that is not in the table, with the most likely meant one.
-func (r *reader) unknown(key *yaml.Node, at Path, entries []entry) {
+// unknown reports a key that is not in the table, and returns the one that was most likely meant, or "".
+func (r *reader) unknown(key *yaml.Node, at Path, entries []entry) (meant string) {
 	message := "unknown key " + quote(key.Value)
 	if len(at) > 1 {
 		message += " in " + clip(dotted(at[:len(at)-1]))
 	}
 	if len(r.errs) > 10*maxErrors {
 		r.fault(key, message, "") // not worth a search: this one is hardly among those that are shown
-		return
+		return ""
 	}
 	if owner := belongs(r.table, "", key.Value); owner != "" {
 		r.fault(key, message, key.Value+" belongs in "+owner)
-		return
+		return ""
 	}
 	if best := nearest(key.Value, entries); best != "" {
 		r.fault(key, message, "did you mean "+best+"?")
-		if meant := at[:len(at)-1].with(best); !r.places.has(meant) {
-			r.places.mark(meant, nil, key) // so that it is not called missing too
-		}
-		return
+		return best
 	}
 	names := make([]string, len(entries))
 	for i, e := range entries {
 		names[i] = e.key
 	}
 	r.fault(key, message, "the keys here are "+strings.Join(names, ", "))
+	return ""
 }
 
 // dotted writes a path as people do: listeners.web.listen[0].
