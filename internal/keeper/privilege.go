@@ -73,16 +73,21 @@ func needsRaw(cfg *config.Config) string {
 func missing(all []need, have capabilities) error {
 	var lines []string
 	seen := map[int]bool{}
-	for _, n := range all {
-		if !have.has(n.capability) && !seen[n.capability] {
-			seen[n.capability] = true
-			lines = append(lines, fmt.Sprintf("%s %s", n.name, n.why))
+	for i, n := range all {
+		if have.has(n.capability) || seen[n.capability] {
+			continue
 		}
+		seen[n.capability] = true
+		if last := len(lines) - 1; last >= 0 && all[i-1].why == n.why {
+			lines[last] = strings.Replace(lines[last], " "+n.why, " and "+n.name+" "+n.why, 1)
+			continue
+		}
+		lines = append(lines, n.name+" "+n.why)
 	}
 	if lines == nil {
 		return nil
 	}
-	return errors.New("this process lacks " + strings.Join(lines, ", ") + ": run as root, or give these capabilities to the service")
+	return errors.New("this process lacks " + strings.Join(lines, "; ") + ": run as root, or give these capabilities to the service")
 }
 
 // firstFreePort returns the lowest port that everybody may listen on (ip-sysctl, ip_unprivileged_port_start).
@@ -137,26 +142,45 @@ func workerIdentity(cfg *config.Config) (identity, error) {
 	return identity{}, config.Errors{cfg.Fault(config.Path{"user"}, fmt.Sprintf("there is no user %s on this host", cfg.User), "make that user, or name another")}
 }
 
-// attributes returns how the kernel is to start the worker: as that user without its groups, in a session of its own so that a terminal's
-// signals do not reach it, and with CAP_NET_RAW when the traffic takes it and this process has it.
-func (who identity) attributes(have capabilities) *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Setsid: true}
-	if who.changes {
-		a.Credential = &syscall.Credential{Uid: who.uid, Gid: who.gid}
+// launch says with what a worker starts.
+type launch struct {
+	who  identity
+	have capabilities // of the keeper
+	raw  bool         // the worker gets CAP_NET_RAW: its configuration takes it
+}
+
+func launchOf(cfg *config.Config) (launch, error) {
+	who, err := workerIdentity(cfg)
+	if err != nil {
+		return launch{}, err
 	}
-	if have.has(unix.CAP_NET_RAW) {
+	have, err := ownCapabilities()
+	if err != nil {
+		return launch{}, err
+	}
+	return launch{who: who, have: have, raw: needsRaw(cfg) != "" && have.has(unix.CAP_NET_RAW)}, nil
+}
+
+// attributes returns how the kernel is to start the worker: as that user without its groups, and in a session of its own so that a
+// terminal's signals do not reach it.
+func (l launch) attributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setsid: true}
+	if l.who.changes {
+		a.Credential = &syscall.Credential{Uid: l.who.uid, Gid: l.who.gid}
+	}
+	if l.raw {
 		a.AmbientCaps = []uintptr{unix.CAP_NET_RAW}
 	}
 	return a
 }
 
 // confine takes from the calling thread, and so from what it starts, every way to more privileges: no_new_privs, and a bounding set of
-// CAP_NET_RAW alone (prctl(2)). Without CAP_SETPCAP the bounding set stays, which no_new_privs makes useless.
-func confine(have capabilities) error {
+// at most CAP_NET_RAW (prctl(2)). Without CAP_SETPCAP the bounding set stays, which no_new_privs makes useless.
+func (l launch) confine() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
 	}
-	if !have.has(unix.CAP_SETPCAP) {
+	if !l.have.has(unix.CAP_SETPCAP) {
 		return nil
 	}
 	for c := uintptr(0); ; c++ {
@@ -167,7 +191,7 @@ func confine(have capabilities) error {
 		if err != nil {
 			return fmt.Errorf("prctl PR_CAPBSET_READ %d: %w", c, err)
 		}
-		if in == 0 || c == unix.CAP_NET_RAW {
+		if in == 0 || l.raw && c == unix.CAP_NET_RAW {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {

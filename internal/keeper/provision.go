@@ -97,15 +97,11 @@ func (k *keeper) planFor(p *provision, facts plan.Facts) error {
 	if p.plan, err = plan.Make(p.cfg, facts); err != nil {
 		return err
 	}
-	who, err := workerIdentity(p.cfg)
+	with, err := launchOf(p.cfg)
 	if err != nil {
 		return err
 	}
-	have, err := ownCapabilities()
-	if err != nil {
-		return err
-	}
-	return missing(needs(p.cfg, p.plan, who, firstFreePort()), have)
+	return missing(needs(p.cfg, p.plan, with.who, firstFreePort()), with.have)
 }
 
 // chose tells whether the port of an address was Salp's choice, so that another will do.

@@ -26,7 +26,7 @@ type child struct {
 }
 
 // spawn starts command as a worker: the control socket is its descriptor 3, and beside its standard descriptors it has no other.
-func spawn(command []string, who identity, have capabilities) (_ *child, err error) {
+func spawn(command []string, with launch) (*child, error) {
 	conn, end, err := control.Pair()
 	if err != nil {
 		return nil, err
@@ -50,14 +50,14 @@ func spawn(command []string, who identity, have capabilities) (_ *child, err err
 	}
 	cmd.Stderr = writer
 	cmd.ExtraFiles = []*os.File{end}
-	cmd.SysProcAttr = who.attributes(have)
-	if err := startConfined(cmd, have); err != nil {
+	cmd.SysProcAttr = with.attributes()
+	if err := startConfined(cmd, with); err != nil {
 		conn.Close()
 		reader.Close()
-		if errors.Is(err, fs.ErrPermission) && who.changes {
-			return nil, fmt.Errorf("start worker as user %s: %w (may that user execute this program's file?)", who.name, err)
+		if errors.Is(err, fs.ErrPermission) && with.who.changes {
+			return nil, fmt.Errorf("start worker as user %s: %w (may that user execute this program's file?)", with.who.name, err)
 		}
-		return nil, fmt.Errorf("start worker as user %s: %w", who.name, err)
+		return nil, fmt.Errorf("start worker as user %s: %w", with.who.name, err)
 	}
 	return &child{cmd: cmd, conn: conn, stderr: reader}, nil
 }
@@ -65,20 +65,20 @@ func spawn(command []string, who identity, have capabilities) (_ *child, err err
 // startConfined starts cmd from a thread that has given up what the worker must not have. Go's fork cannot do that, and these
 // properties belong to threads, so a thread is spent on it: its goroutine ends locked, and it with it. That is also why the worker has no
 // parent-death signal: it comes when the thread ends. The worker notices the end of the keeper by its control socket.
-func startConfined(cmd *exec.Cmd, have capabilities) error {
+func startConfined(cmd *exec.Cmd, with launch) error {
 	result := make(chan error, 1)
-	go func() { result <- confineAndStart(cmd, have) }()
+	go func() { result <- confineAndStart(cmd, with) }()
 	return <-result
 }
 
-func confineAndStart(cmd *exec.Cmd, have capabilities) error {
+func confineAndStart(cmd *exec.Cmd, with launch) error {
 	runtime.LockOSThread()
 	if unix.Gettid() == os.Getpid() {
 		// The first thread cannot end before the process does: hold it, so that another one is taken.
 		defer runtime.UnlockOSThread()
-		return startConfined(cmd, have)
+		return startConfined(cmd, with)
 	}
-	if err := confine(have); err != nil {
+	if err := with.confine(); err != nil {
 		return err
 	}
 	return cmd.Start()

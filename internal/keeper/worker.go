@@ -60,15 +60,11 @@ type workerEvent struct {
 
 // startWorker starts a worker, hands it the sockets and tells it to begin. Events go to post until the one that says ended.
 func startWorker(o Options, cfg *config.Config, generation uint64, sockets []*group, log *slog.Logger, post func(workerEvent)) (*worker, error) {
-	who, err := workerIdentity(cfg)
+	with, err := launchOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	have, err := ownCapabilities()
-	if err != nil {
-		return nil, err
-	}
-	child, err := spawn(o.Worker, who, have)
+	child, err := spawn(o.Worker, with)
 	if err != nil {
 		return nil, err
 	}
