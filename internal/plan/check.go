@@ -144,14 +144,14 @@ func (c *checker) interfaceHint() string {
 	return "did you mean one of " + few(have) + "?"
 }
 
-// interceptPort checks the port that diverted connections arrive at. One that Salp chose is free, and one it has already is its own.
+// interceptPort checks the port that diverted connections arrive at. One that Salp chose is free or its own already.
 func (c *checker) interceptPort(at config.Path, l *config.Listener) {
 	port, ok := c.ports[l.Name]
 	if !ok {
 		c.fault(at, fmt.Sprintf("no port from %d up is free for diverted connections to arrive at", firstPort), "name a free one with  port:")
 		return
 	}
-	if l.Intercept.Port == 0 || c.facts.Ports[l.Name] == port {
+	if l.Intercept.Port == 0 {
 		return
 	}
 	for _, a := range arrivals(l.Intercept.Method, families(c.facts), port) {
