@@ -16,18 +16,19 @@ import (
 
 // options is what the command line asks for.
 type options struct {
-	args   []string
-	rows   []row
-	modes  []mode
-	peers  []string // names; empty: all
-	rounds int
-	warm   time.Duration
-	window time.Duration
-	quick  bool
-	salp   string // the program to measure; empty: built from the sources here
-	json   string
-	write  string
-	strict bool
+	args     []string
+	rows     []row
+	modes    []mode
+	peers    []string // names; empty: all
+	rounds   int
+	warm     time.Duration
+	window   time.Duration
+	quick    bool
+	firewall bool
+	salp     string // the program to measure; empty: built from the sources here
+	json     string
+	write    string
+	strict   bool
 }
 
 // Bounds of what may be asked for.
@@ -47,6 +48,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	f.DurationVar(&o.warm, "warm", 500*time.Millisecond, "how long the load runs before a measurement")
 	f.DurationVar(&o.window, "window", 2*time.Second, "how long a measurement lasts")
 	f.BoolVar(&o.quick, "quick", false, "one short round in the transparent mode, under a minute: to see that it works, not for figures")
+	f.BoolVar(&o.firewall, "firewall", false, "put a stateful firewall on the gateway, for all peers alike")
 	f.StringVar(&o.salp, "salp", "", "the salp program to measure (built from ./cmd/salp)")
 	f.StringVar(&o.json, "json", "", "also write all samples as JSON to this `file`, - for standard output")
 	f.StringVar(&o.write, "write", "", "replace the tables between the markers in this Markdown `file`")

@@ -13,14 +13,15 @@ import (
 
 // report is all that a run has found.
 type report struct {
-	Date    time.Time
-	Command string
-	Machine machine
-	Peers   []described
-	Rounds  int
-	Window  time.Duration
-	Quick   bool
-	Results []*result
+	Date     time.Time
+	Command  string
+	Machine  machine
+	Peers    []described
+	Rounds   int
+	Window   time.Duration
+	Quick    bool
+	Firewall bool // the gateway tracks connections for all peers
+	Results  []*result
 }
 
 // described is a contender as the report names it.
@@ -36,12 +37,13 @@ type result struct {
 
 func newReport(ctx context.Context, o options, peers []contender) *report {
 	r := &report{
-		Date:    time.Now(),
-		Command: strings.Join(append([]string{"go run ./bench"}, o.args...), " "),
-		Machine: thisMachine(),
-		Rounds:  o.rounds,
-		Window:  o.window,
-		Quick:   o.quick,
+		Date:     time.Now(),
+		Command:  strings.Join(append([]string{"go run ./bench"}, o.args...), " "),
+		Machine:  thisMachine(),
+		Rounds:   o.rounds,
+		Window:   o.window,
+		Quick:    o.quick,
+		Firewall: o.firewall,
 	}
 	for _, c := range peers {
 		d := described{Name: c.name, Note: c.note}
@@ -216,6 +218,9 @@ func (r *report) facts() []string {
 	}
 	for _, m := range modes {
 		list = append(list, fmt.Sprintf("%s: %s", m, modeWords[m]))
+	}
+	if r.Firewall {
+		list = append(list, "a stateful firewall on the gateway: the kernel tracks connections for all peers")
 	}
 	if r.Quick {
 		list = append(list, "a quick run: to see that it works, not for figures")

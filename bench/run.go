@@ -60,6 +60,11 @@ func (o options) measure(ctx context.Context, r row, m mode, c contender) (s sam
 		return s, err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
+	if o.firewall {
+		if err := n.guard(ctx); err != nil {
+			return s, err
+		}
+	}
 	server, err := n.serve()
 	if err != nil {
 		return s, err
