@@ -11,16 +11,15 @@ import (
 
 // evidence is what tells whether a peer was in the path of a measurement.
 type evidence struct {
-	mode        mode
-	connections int64             // that the client opened
-	atOnce      int64             // of which so many may have been under way at the end
-	gateway     procstat.Counters // what the gateway's counters grew by
-	clientHalf  int               // established sockets of the gateway that the peer's processes hold, to clients
-	serverHalf  int               // and to the server
-	steady      bool              // connections were kept, so that the sockets could be counted
-	seen        traffic.Seen      // what the server saw
-	clients     []netip.Addr
-	outside     netip.Addr
+	mode       mode
+	answered   int64             // connections of the client that had an answer: all these were carried
+	gateway    procstat.Counters // what the gateway's counters grew by
+	clientHalf int               // established sockets of the gateway that the peer's processes hold, to clients
+	serverHalf int               // and to the server
+	steady     bool              // connections were kept, so that the sockets could be counted
+	seen       traffic.Seen      // what the server saw
+	clients    []netip.Addr
+	outside    netip.Addr
 }
 
 // stray is how many packets may have been forwarded past a proxy for each connection it carried: resets and the like.
@@ -28,16 +27,15 @@ const stray = 0.01
 
 // proxied says why this is not the evidence of a proxy, which ends the clients' connections and makes its own to the server.
 func (e evidence) proxied() error {
-	least := e.connections - e.atOnce
 	switch {
-	case e.gateway.PassiveOpens < least:
-		return fmt.Errorf("the gateway accepted %d of %d connections: they went past the proxy", e.gateway.PassiveOpens, least)
-	case e.gateway.ActiveOpens < least:
-		return fmt.Errorf("the gateway made %d connections for %d accepted", e.gateway.ActiveOpens, least)
-	case float64(e.gateway.Forwarded) > 20+stray*float64(e.connections):
+	case e.gateway.PassiveOpens < e.answered:
+		return fmt.Errorf("the gateway accepted %d of %d connections: they went past the proxy", e.gateway.PassiveOpens, e.answered)
+	case e.gateway.ActiveOpens < e.answered:
+		return fmt.Errorf("the gateway made %d connections for %d of clients", e.gateway.ActiveOpens, e.answered)
+	case float64(e.gateway.Forwarded) > 20+stray*float64(e.answered):
 		return fmt.Errorf("%d packets were forwarded past the proxy", e.gateway.Forwarded)
-	case e.steady && (int64(e.clientHalf) < e.atOnce || int64(e.serverHalf) < e.atOnce):
-		return fmt.Errorf("the proxy holds %d sockets to clients and %d to the server for %d connections", e.clientHalf, e.serverHalf, e.atOnce)
+	case e.steady && (int64(e.clientHalf) < e.answered || int64(e.serverHalf) < e.answered):
+		return fmt.Errorf("the proxy holds %d sockets to clients and %d to the server for %d connections", e.clientHalf, e.serverHalf, e.answered)
 	case e.mode == transparent:
 		return e.sawOnly(e.clients...)
 	}
@@ -49,8 +47,8 @@ func (e evidence) forwarded() error {
 	if e.gateway.PassiveOpens != 0 || e.gateway.ActiveOpens != 0 {
 		return fmt.Errorf("the gateway accepted %d and made %d connections", e.gateway.PassiveOpens, e.gateway.ActiveOpens)
 	}
-	if e.gateway.Forwarded < e.connections {
-		return fmt.Errorf("the gateway forwarded %d packets for %d connections", e.gateway.Forwarded, e.connections)
+	if e.gateway.Forwarded < e.answered {
+		return fmt.Errorf("the gateway forwarded %d packets for %d connections", e.gateway.Forwarded, e.answered)
 	}
 	return e.sawOnly(e.clients...)
 }
@@ -68,8 +66,8 @@ func (e evidence) sawOnly(want ...netip.Addr) error {
 		}
 		all += n
 	}
-	if all < e.connections-e.atOnce {
-		return fmt.Errorf("the server saw %d of %d connections", all, e.connections)
+	if all < e.answered {
+		return fmt.Errorf("the server saw %d of %d connections", all, e.answered)
 	}
 	return nil
 }

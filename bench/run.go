@@ -170,7 +170,7 @@ func (t *trial) look() (e evidence, err error) {
 	if t.pids, err = t.peer.pids(); err != nil {
 		return e, err
 	}
-	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, steady: !t.job.Reconnect, atOnce: int64(t.job.Connections)}
+	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, steady: !t.job.Reconnect}
 	if e.steady {
 		e.clientHalf, e.serverHalf, err = t.net.halves(t.pids)
 	}
@@ -185,7 +185,10 @@ func (t *trial) prove(e evidence, c traffic.Count) (err error) {
 	if err := t.server.ask(&e.seen); err != nil {
 		return err
 	}
-	e.connections = c.Connections
+	e.answered = int64(t.job.Connections) // a client starts to count when all have had an answer
+	if t.job.Reconnect {
+		e.answered = c.Exchanges
+	}
 	if err := t.peer.prove(e); err != nil {
 		return fmt.Errorf("not in the path: %w", err)
 	}
