@@ -101,7 +101,7 @@ type Kernel struct {
 	Repairs     []Repair `json:"repairs,omitempty"`     // the last ones, oldest first
 }
 
-// Repair is one thing that another program changed and Salp put back, or that changed because the host did.
+// Repair is one thing that another program changed and Salp put back.
 type Repair struct {
 	At   time.Time `json:"at"`
 	What string    `json:"what"`

@@ -331,6 +331,9 @@ func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 	if w == k.current {
 		k.current = nil
 	}
+	if w.state == admin.WorkerDraining && !k.stopping {
+		k.agenda.at(taskRepair, now) // what its connections took is carried no more
+	}
 }
 
 // restart starts a worker for the configuration in force, unless a new one is about to take over anyway.

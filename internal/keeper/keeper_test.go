@@ -118,7 +118,9 @@ func TestBackOffDoubles(t *testing.T) {
 	r := start(t, explicit, newFakeKernel())
 	began := time.Now()
 	beaten := func(times uint64) admin.Status {
-		return r.await("counted", 5*time.Second, func(s admin.Status) bool { return running(s) && s.Listeners[0].Counters.Errors[control.ErrorIdle] == times })
+		return r.await("counted", 5*time.Second, func(s admin.Status) bool {
+			return running(s) && s.Listeners[0].Counters.Errors[control.ErrorIdle] == times
+		})
 	}
 	for i := range 3 {
 		pid := beaten(uint64(i + 1)).Workers[0].PID

@@ -130,6 +130,7 @@ func (k *keeper) facts() (plan.Facts, error) {
 // commit puts the pending provision in force: its worker is ready. Kernel first, then the old worker drains.
 func (k *keeper) commit(now time.Time) {
 	p := k.pending
+	p.plan = k.carryOver(p.plan, p.worker)
 	if err := k.applyNew(p.plan); err != nil {
 		p.worker.refusal = "its configuration is not used"
 		p.worker.kill()

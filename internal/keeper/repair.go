@@ -156,9 +156,9 @@ func (k *keeper) repair() {
 	}
 	now := time.Now()
 	k.agenda.atLatest(taskRepair, now.Add(checkEvery))
-	k.replan()
+	changed := k.replan()
 	changes, err := k.kernel.Apply(k.plan)
-	k.noteRepairs(changes, causes, now)
+	k.noteRepairs(changes, causes, changed, now)
 	if err != nil {
 		if text := err.Error(); text != k.repairing.failure {
 			k.repairing.failure = text
@@ -174,9 +174,9 @@ func (k *keeper) repair() {
 	}
 }
 
-// replan makes the plan for the host as it is now. When the configuration does not fit the host any more (an interface has gone) the
-// last plan stays: it fits again when the interface comes back.
-func (k *keeper) replan() {
+// replan makes the plan for the host as it is now, and tells whether it is another one. When the configuration does not fit the host any
+// more (an interface has gone) the last plan stays: it fits again when the interface comes back.
+func (k *keeper) replan() bool {
 	facts, err := k.facts()
 	var p plan.Plan
 	if err == nil {
@@ -187,19 +187,22 @@ func (k *keeper) replan() {
 			k.repairing.unfit = text
 			k.log.Warn("the configuration does not fit this host any more, the last plan stays", "error", err)
 		}
-		return
+		return false
 	}
 	if k.repairing.unfit != "" {
 		k.repairing.unfit = ""
 		k.log.Info("the configuration fits this host again")
 	}
-	if !reflect.DeepEqual(p, k.plan) {
-		k.log.Info("the host has changed, and with it the plan")
-		k.plan = p
+	p = k.carryOver(p, k.current)
+	if reflect.DeepEqual(p, k.plan) {
+		return false
 	}
+	k.plan = p
+	return true
 }
 
-func (k *keeper) noteRepairs(changes []kernel.Change, causes []string, now time.Time) {
+// noteRepairs logs what was done in the kernel, and why: the plan had changed, or somebody had changed the kernel.
+func (k *keeper) noteRepairs(changes []kernel.Change, causes []string, planned bool, now time.Time) {
 	if len(changes) == 0 {
 		return
 	}
@@ -209,6 +212,12 @@ func (k *keeper) noteRepairs(changes []kernel.Change, causes []string, now time.
 		if more := len(causes) - 1; more > 0 {
 			by += fmt.Sprintf(" (and %d more changes)", more)
 		}
+	}
+	if planned {
+		for _, c := range changes {
+			k.log.Info("kernel follows the plan, which has changed", "change", c.String(), "after", by)
+		}
+		return
 	}
 	for _, c := range changes {
 		k.log.Warn("kernel repaired", "change", c.String(), "after", by)
