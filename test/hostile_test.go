@@ -298,7 +298,7 @@ func (r *rig) load(to string) *load {
 
 func (l *load) one(to string) {
 	start := time.Now()
-	direct, err := l.r.probe(to, patience)
+	direct, err := l.r.probe(to, 4*time.Second)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.slowest = max(l.slowest, time.Since(start))

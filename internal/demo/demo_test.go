@@ -109,11 +109,19 @@ func TestCallsAreSummedUp(t *testing.T) {
 	}
 	var out bytes.Buffer
 	p := &page{out: &out}
-	if err := p.tally(calls); err != nil || !strings.Contains(out.String(), "3 connections tried: 2 answered straight, 1 through Salp, 0 cut; the slowest took 1000 ms") {
+	if err := p.tally(calls); err != nil || !strings.Contains(out.String(), "3 connections tried: 2 answered straight, 1 through Salp, 0 cut in the midst; the slowest took 1000 ms") {
 		t.Errorf("%v, %q", err, out.String())
 	}
 	broken := call{err: errors.New("no answer")}
-	if err := p.tally([]call{broken, broken, broken}); err == nil {
-		t.Error("three failed connections are no error")
+	if err := p.tally([]call{broken}); err == nil {
+		t.Error("a failed connection with none that got through is no error")
+	}
+	broken.at = after(5)
+	if err := p.tally(append(calls, broken)); err != nil {
+		t.Errorf("a connection cut before others went straight: %v", err)
+	}
+	broken.at = after(50)
+	if err := p.tally(append(calls, broken)); err == nil {
+		t.Error("a connection that failed after others went straight is no error")
 	}
 }

@@ -39,6 +39,11 @@ func (l *Lab) Standard(clients, servers int) (*Net, error) {
 	if n.Servers, err = l.side("server", n.Gateway, "g1", 2, servers); err != nil {
 		return nil, err
 	}
+	for _, h := range append(append([]*Host{n.Gateway}, n.Clients...), n.Servers...) {
+		if err := h.settle(); err != nil {
+			return nil, err
+		}
+	}
 	return n, nil
 }
 
