@@ -148,6 +148,9 @@ func (h *Host) bring(w *work) ([]Change, error) {
 	if err != nil {
 		return changes, err
 	}
+	if len(w.tables) == 0 {
+		return changes, nil
+	}
 	tables, err := h.nft.Apply(w.plan.Tables, w.gone)
 	return append(changes, tables...), err
 }

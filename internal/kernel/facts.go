@@ -49,15 +49,22 @@ func (h *Host) kernelHearsRA(name string) bool {
 	return err == nil && v == "1"
 }
 
+// tproxy says whether the kernel can divert. The answer is kept: a kernel does not unlearn it, and asking waits for all
+// processors once.
 func (h *Host) tproxy() plan.Support {
+	if known := plan.Support(h.canDivert.Load()); known != plan.Unknown {
+		return known
+	}
 	all := plan.Yes
 	for _, name := range []string{"nft tproxy", "nft tproxy IPv6", "nft socket"} {
-		switch support, _ := h.try(name); support {
-		case plan.No:
-			return plan.No
-		case plan.Unknown:
-			all = plan.Unknown
+		support, _ := h.try(name)
+		if support != plan.Yes {
+			all = support
+		}
+		if support == plan.No {
+			break
 		}
 	}
+	h.canDivert.Store(int32(all))
 	return all
 }

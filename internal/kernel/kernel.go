@@ -50,6 +50,8 @@ type Host struct {
 
 	mu     sync.Mutex             // one Apply, Diff or Remove at a time
 	wanted atomic.Pointer[wanted] // the plan in force
+
+	canDivert atomic.Int32 // a plan.Support
 }
 
 // wanted is a plan with what Alive and Watch look up in it.

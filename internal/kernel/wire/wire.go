@@ -314,32 +314,38 @@ func refusal(asked, m Message) error {
 	return e
 }
 
-// readable returns the string in the attribute of a request that the kernel points at, or "" when it is no text.
+// readable returns the string in the attribute of a request that the kernel points at, or the first one inside it (a refused nft
+// expression's name), or "" when there is no text.
 func readable(asked Message, offset int) string {
 	offset -= headerLen
 	if offset < 0 || offset+unix.SizeofNlAttr > len(asked.Body) {
 		return ""
 	}
-	as, err := Decode(asked.Body[offset:])
-	if err != nil && len(as) == 0 {
-		length := int(binary.NativeEndian.Uint16(asked.Body[offset:]))
-		if length < unix.SizeofNlAttr || offset+length > len(asked.Body) {
+	at := asked.Body[offset:]
+	length := int(binary.NativeEndian.Uint16(at))
+	if length < unix.SizeofNlAttr || length > len(at) {
+		return ""
+	}
+	data := at[unix.SizeofNlAttr:length]
+	if binary.NativeEndian.Uint16(at[2:])&unix.NLA_F_NESTED != 0 {
+		inner, err := Decode(data)
+		if err != nil || len(inner) == 0 {
 			return ""
 		}
-		as = Attrs{{Data: asked.Body[offset+unix.SizeofNlAttr : offset+length]}}
+		data = inner[0].Data
 	}
-	if len(as) == 0 {
+	return printable(data)
+}
+
+func printable(data []byte) string {
+	if len(data) < 2 || data[len(data)-1] != 0 {
 		return ""
 	}
-	text := as[0].Data
-	if len(text) < 2 || text[len(text)-1] != 0 {
-		return ""
-	}
-	text = text[:len(text)-1]
-	for _, c := range text {
+	data = data[:len(data)-1]
+	for _, c := range data {
 		if c < ' ' || c > '~' {
 			return ""
 		}
 	}
-	return string(text)
+	return string(data)
 }

@@ -1,0 +1,62 @@
+package conntrack
+
+import (
+	"context"
+	"os/exec"
+	"testing"
+	"time"
+
+	"salp/internal/lab"
+)
+
+func TestFlushTakesOnlyItsBit(t *testing.T) {
+	n, err := lab.Test(t).Standard(1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("skipped: nft is not installed")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	// Two connections with our bit (one in a zone, one of IPv6), one with others' bits only.
+	if _, err := n.Gateway.Run(ctx, "nft", `add table inet t
+		add chain inet t zone { type filter hook prerouting priority -300; }
+		add rule inet t zone tcp dport 7001 ct zone set 8110
+		add chain inet t c { type filter hook prerouting priority -150; }
+		add rule inet t c tcp dport { 7001, 7002 } ct mark set 0x80000001
+		add rule inet t c tcp dport 7003 ct mark set 0x7fffffff`); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{"10.0.1.1:7001", "[fd00:1::1]:7002", "10.0.1.1:7003"} {
+		s, err := n.Gateway.Serve(addr, lab.Hold)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		c, err := n.Client().Dial(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	var c *Conn
+	if err := n.Gateway.Do(func() (err error) { c, err = Open(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Reachable(); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	for i, want := range []int{2, 0} {
+		if got, err := c.Flush(1 << 31); err != nil || got != want {
+			t.Errorf("flush %d removed %d, %v; want %d", i, got, err, want)
+		}
+	}
+	if got, err := c.Flush(0); err != nil || got != 0 {
+		t.Errorf("no bit: removed %d, %v", got, err)
+	}
+	if got, err := c.Flush(1); err != nil || got != 1 {
+		t.Errorf("the other connection's entry: removed %d, %v", got, err)
+	}
+}
