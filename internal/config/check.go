@@ -68,9 +68,6 @@ func (c *checker) listener(l *Listener) {
 	if l.Source != SourceClient && !c.refused[at.with("source").id()] && c.has(at.with("source_port")) {
 		c.fault(at.with("source_port"), "source_port needs source: client; the proxy's own connections have the proxy's ports", "add  source: client, or remove the key")
 	}
-	if l.Source == SourceClient && l.Intercept != nil && l.Intercept.Method == MethodRedirect {
-		c.fault(at.with("intercept").with("method"), "method: redirect cannot show the server the client's address: that needs what tproxy needs", "use  method: tproxy, or  source: proxy")
-	}
 	if l.Limits.Connections > 0 && l.Limits.PerClient > l.Limits.Connections {
 		c.fault(at.with("limits").with("per_client"), "per_client is more than connections, so it can never be reached", "make it smaller, or remove it")
 	}

@@ -25,11 +25,6 @@ var listenerRules = map[string]any{
 			"if":   map[string]any{"required": []string{"source_port"}},
 			"then": map[string]any{"properties": map[string]any{"source": map[string]any{"const": SourceClient}}},
 		},
-		map[string]any{
-			"if": map[string]any{"required": []string{"source"}, "properties": map[string]any{"source": map[string]any{"const": SourceClient}}},
-			"then": map[string]any{"properties": map[string]any{"intercept": map[string]any{
-				"properties": map[string]any{"method": map[string]any{"const": MethodTProxy}}}}},
-		},
 	},
 }
 

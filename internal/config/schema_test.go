@@ -29,7 +29,7 @@ func TestSchema(t *testing.T) {
 	for _, name := range []string{"unknown-key", "unknown-key-elsewhere", "later-capabilities", "mode-key", "no-listeners", "listeners-empty", "listener-scalar",
 		"wrong-types", "scalar-for-list", "empty-lists", "bad-names", "server-addresses", "ports", "numbers", "enums", "workers", "workers-word", "user-root",
 		"kernel-table-zero", "listen-and-intercept", "neither", "listen-without-pool", "source-port-without-client", "on-failure-without-intercept",
-		"redirect-and-client", "pool-without-servers", "intercept-incomplete", "address-forms", "durations"} {
+		"pool-without-servers", "intercept-incomplete", "address-forms", "durations"} {
 		text, ok := refused[name]
 		if !ok {
 			t.Errorf("there is no case %s", name)

@@ -28,7 +28,7 @@ var listenerKeys = mapping(listenerRules,
 		watch: "With `client` the servers' answers are addressed to the clients and must come back through this machine: it has to be the servers' " +
 			"default gateway or lie on their only way to the clients. A server in the same network as a client answers it directly, and the connection fails. " +
 			"A client is sent to the servers of a pool that have its own address family, IPv4 or IPv6. " +
-			"Not with `method: redirect`, and not with servers on a loopback address.",
+			"Not with servers on a loopback address.",
 		example: "source: client",
 	}, enum(SourceProxy, SourceClient), func(l *Listener) *Source { return &l.Source }),
 	prop(entry{key: "source_port", def: string(SourcePortAny),
@@ -85,7 +85,7 @@ var interceptKeys = mapping(nil,
 	}, list("ports and ranges of ports", ports(), maxPorts), func(i *Intercept) *[]PortRange { return &i.Ports }),
 	prop(entry{key: "method", def: string(MethodTProxy),
 		doc: "The kernel's way of diverting. `tproxy` leaves packets as they are. `redirect` rewrites their destination (NAT): it needs less of " +
-			"the kernel, for where TPROXY is not to be had, and works only with `source: proxy`.",
+			"the kernel, for where TPROXY is not to be had. With `source: client` the servers' answers still need the kernel's socket match (nft_socket).",
 		watch: "With `redirect` the server that the client dialled is known from connection tracking alone: a flushed conntrack table loses it. " +
 			"Rules of yours for the intercepted port see another port after it was rewritten.",
 		example: "method: redirect",
