@@ -65,8 +65,12 @@ func withMissing(have, more []plan.Chain) []plan.Chain {
 	return all
 }
 
-// leftovers returns the chains of a table without the rules that take in. An empty NAT chain stays: without any, the kernel takes its
-// NAT hooks out, and packets of redirected connections are translated no more (nf_nat_core.c).
+// tracked keeps connection tracking on, which the kernel switches off with the last rule that asks for it (nf_ct_netns_put). It matches
+// no first packet, and a NAT chain sees no others.
+var tracked = plan.NFTRule{Exprs: []plan.Expr{plan.CTDNAT{}, plan.Verdict{Word: "accept"}}, Comment: "translate redirected connections to their end"}
+
+// leftovers returns the chains of a table without the rules that take in. NAT chains stay, whatever is in them: without any, and without
+// connection tracking, packets of redirected connections are translated no more (nf_nat_core.c).
 func leftovers(t plan.Table) []plan.Chain {
 	var base, regular []plan.Chain
 	for _, c := range t.Chains {
@@ -75,9 +79,12 @@ func leftovers(t plan.Table) []plan.Chain {
 		}
 		c.Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r plan.NFTRule) bool { return ruleTakesIn(t, r) })
 		switch {
+		case c.Type == "nat":
+			c.Rules = []plan.NFTRule{tracked}
+			base = append(base, c)
 		case c.Hook == "":
 			regular = append(regular, c)
-		case len(c.Rules) > 0 || c.Type == "nat":
+		case len(c.Rules) > 0:
 			base = append(base, c)
 		}
 	}

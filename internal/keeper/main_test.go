@@ -35,7 +35,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "namespace without lo:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if builtSalp.path != "" {
+		os.Remove(builtSalp.path)
+	}
+	os.Exit(code)
 }
 
 // again runs the tests in a new namespace.

@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"salp/internal/admin"
 	"salp/internal/config"
@@ -184,7 +188,7 @@ func (k *keeper) handedOver(w *worker) {
 
 // applyNew brings the kernel to a new plan. After a failure it is brought back to the one in force.
 func (k *keeper) applyNew(p plan.Plan) error {
-	if empty(p) && empty(k.plan) {
+	if empty(p) && empty(k.plan) && !k.leftovers() {
 		return nil
 	}
 	changes, err := k.kernel.Apply(p)
@@ -205,6 +209,23 @@ func (k *keeper) applyNew(p plan.Plan) error {
 		err = errors.Join(err, fmt.Errorf("and it could not be taken back: %w", back))
 	}
 	return err
+}
+
+// leftovers tells whether a keeper that was killed has left something in the kernel, which the first plan must take away. Who may not do that
+// goes on without: explicit listeners need nothing in the kernel.
+func (k *keeper) leftovers() bool {
+	if k.cfg != nil {
+		return false
+	}
+	if _, err := os.Stat(filepath.Join(k.options.RunDir, "state.json")); err != nil {
+		return false // its state file is written before anything is
+	}
+	have, err := ownCapabilities()
+	if err != nil || !have.has(unix.CAP_NET_ADMIN) {
+		k.log.Warn("a gateway that was killed has left things in the kernel, and this process lacks CAP_NET_ADMIN to remove them: run 'salp down' as root")
+		return false
+	}
+	return true
 }
 
 // giveUp drops the pending provision and says why; what was in force stays. Without anything in force it is the end.
