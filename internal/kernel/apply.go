@@ -28,7 +28,7 @@ type work struct {
 
 func (w *work) routing() route.State { return route.State{Rules: w.plan.Rules, Routes: w.plan.Routes} }
 
-// compare finds what lies between the kernel and a plan, and whatever would make applying it fail half-way.
+// compare finds what lies between the kernel and a plan and, when that is to be written, what would make it fail half-way.
 func (h *Host) compare(p plan.Plan, write bool) (*work, error) {
 	old, foreign, err := h.load()
 	if err != nil {
@@ -46,7 +46,7 @@ func (h *Host) compare(p plan.Plan, write bool) (*work, error) {
 		return nil, err
 	}
 	w.gone = slices.DeleteFunc(mine, func(name string) bool { return slices.Contains(tableNames(p.Tables), name) })
-	if w.tables, err = h.nft.Diff(p.Tables, w.gone); err != nil {
+	if w.tables, err = h.nft.Diff(p.Tables, w.gone, write); err != nil {
 		return nil, err
 	}
 	if w.missing, err = h.route.Missing(w.routing()); err != nil {

@@ -72,9 +72,10 @@ func holderOf(userdata []byte) (string, bool) {
 	return strings.CutPrefix(string(userdata[2:]), "salp ")
 }
 
-// Diff tells what Apply would change. Unlike Apply it has no quarrel with a table that another process of the same holder owns.
-func (c *Conn) Diff(want []plan.Table, gone []string) ([]diff.Change, error) {
-	changes, _, err := c.work(want, gone, false)
+// Diff tells what Apply would change. When that is only to be told (write is false), a table that another process of the same
+// holder owns is compared too; Apply must refuse to write that one.
+func (c *Conn) Diff(want []plan.Table, gone []string, write bool) ([]diff.Change, error) {
+	changes, _, err := c.work(want, gone, write)
 	return changes, err
 }
 

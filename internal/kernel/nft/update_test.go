@@ -63,7 +63,7 @@ func TestUpdates(t *testing.T) {
 			}
 			want := everything(true)
 			tc.change(&want)
-			told, err := c.Diff([]plan.Table{want}, nil)
+			told, err := c.Diff([]plan.Table{want}, nil, true)
 			if err != nil {
 				t.Fatal(err)
 			}
