@@ -15,7 +15,7 @@ import (
 
 const (
 	batch       = 256      // events taken from the kernel at once
-	shortWait   = 2        // milliseconds of raw waiting before the scheduler is told
+	shortWait   = 20       // milliseconds of raw waiting before the scheduler is told
 	longestWait = 60_000   // milliseconds; only a bound, nothing depends on it
 	scratchSize = 64 << 10 // bytes
 	noSlot      = 0        // slot 0 is the loop itself

@@ -35,6 +35,7 @@ type conn struct {
 	must  bool // the client's port or no connection
 	kept  bool // the socket being connected has the client's port
 	fell  bool // it has another, though the client's was wanted
+	owing bool // the server was not sent the last ACK of the handshake
 	alive bool // keepalive was set on the upstream half
 }
 
@@ -54,7 +55,14 @@ func (c *conn) turn(l *engine.Loop, ev engine.Event) {
 	switch {
 	case ev&engine.Timer != 0:
 		c.timer(l)
-	case c.pump(l, client):
+		return
+	case c.owing:
+		c.owing = false
+		if !c.dir[client].sent {
+			sock.Ack(int(c.fd[server]))
+		}
+	}
+	if c.pump(l, client) {
 		c.pump(l, server)
 	}
 }
@@ -112,8 +120,12 @@ func (c *conn) early(l *engine.Loop, side int, ev engine.Event) {
 	if c.dir[client].readable && !c.pump(l, client) {
 		return
 	}
-	if c.dir[server].note(ev) {
-		c.pump(l, server)
+	if c.dir[server].note(ev) && !c.pump(l, server) {
+		return
+	}
+	if !c.dir[client].sent {
+		c.owing = true
+		l.Again(c.slot) // what the client has sent may be among the events of this turn; if not, the ACK must go without it
 	}
 }
 

@@ -23,6 +23,9 @@ type Dial struct {
 //
 // Options that a short connection has no use for are left out: the caller sets keepalive and TCP_NODELAY when it needs them.
 // SO_OOBINLINE is set, so that a byte sent as urgent stays in the stream.
+//
+// The handshake's last ACK is held back until the first Send, which then carries it and saves a packet. A caller who has nothing
+// to send yet must call Ack, or a server that speaks first is kept waiting for 200 ms.
 func Connect(d *Dial) (int, syscall.Errno) {
 	family := uintptr(unix.AF_INET6)
 	if d.Server.Addr().Is4() {
@@ -42,6 +45,7 @@ func Connect(d *Dial) (int, syscall.Errno) {
 
 func (d *Dial) connect(fd int) syscall.Errno {
 	setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	setInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1) // tcp_rcv_synsent_state_process, net/ipv4/tcp_input.c
 	if d.Mark != 0 {
 		if e := setInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(int32(d.Mark))); e != 0 {
 			return e

@@ -82,6 +82,9 @@ func Error(fd int) syscall.Errno {
 // SetNoDelay switches Nagle's algorithm off (tcp(7), TCP_NODELAY), and sends what it had held back.
 func SetNoDelay(fd int) syscall.Errno { return setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) }
 
+// Ack sends an ACK that is being held back (tcp(7), TCP_QUICKACK); see Connect.
+func Ack(fd int) { setInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) }
+
 // SetKeepalive makes the kernel probe a silent peer after idle seconds, at the same interval, nine times (tcp(7)). 0 switches it off.
 func SetKeepalive(fd int, seconds int) syscall.Errno {
 	if seconds <= 0 {
