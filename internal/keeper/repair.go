@@ -48,6 +48,7 @@ type repairing struct {
 	recent   []time.Time    // when repairs changed something
 	done     []admin.Repair // the last ones, for the status
 	failure  string         // why the last one failed
+	deaf     string         // why the watch ended last
 	unfit    string         // why the configuration does not fit the host any more
 }
 
@@ -117,7 +118,10 @@ func (k *keeper) watch() {
 
 // watchEnded listens anew; what happened meanwhile is found by comparing.
 func (k *keeper) watchEnded(err error) {
-	k.log.Warn("changes in the kernel cannot be watched, trying again", "error", err)
+	if text := fmt.Sprint(err); text != k.repairing.deaf {
+		k.repairing.deaf = text
+		k.log.Warn("changes in the kernel cannot be watched, trying again every second", "error", err)
+	}
 	k.repairing.watching = false
 	now := time.Now()
 	k.agenda.at(taskWatch, now.Add(time.Second))

@@ -176,5 +176,5 @@ func describe(l *config.Listener, localPort uint16) admin.Listener {
 
 // statusLine is what systemctl status shows.
 func (k *keeper) statusLine() string {
-	return fmt.Sprintf("%d listeners, generation %d", len(k.cfg.Listeners), k.generation)
+	return fmt.Sprintf("listeners: %d, generation: %d", len(k.cfg.Listeners), k.generation)
 }
