@@ -77,7 +77,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 
 // hurry makes a run short.
 func (o *options) hurry(oneMode bool) {
-	o.rounds, o.warm, o.window = 1, 200*time.Millisecond, 400*time.Millisecond
+	o.rounds, o.warm, o.window = 1, 100*time.Millisecond, 300*time.Millisecond
 	if oneMode {
 		o.modes = []mode{transparent}
 	}

@@ -79,6 +79,7 @@ type program struct {
 func (p *program) run(n *network, cmd *exec.Cmd) (err error) {
 	p.log = &tail{}
 	cmd.Stdout, cmd.Stderr = p.log, p.log
+	cmd.SysProcAttr = session()
 	p.proc, err = n.Gateway.Start(cmd)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"salp/bench/traffic"
@@ -50,6 +51,10 @@ type player struct {
 	log  *tail
 }
 
+// session puts a process into a session of its own. The scheduler shares the processors out between sessions first (sched(7), autogroup)
+// and daemons have their own: if one peer has and another has not, it is the scheduler that is compared.
+func session() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+
 // patience bounds every answer of a player.
 const patience = 20 * time.Second
 
@@ -69,6 +74,7 @@ func play(h *lab.Host, role, argument string) (*player, error) {
 	p := &player{role: role, in: inW, out: outR, read: bufio.NewReader(outR), log: &tail{}}
 	cmd := exec.Command(self, roleArgument, role, argument)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = inR, outW, p.log
+	cmd.SysProcAttr = session()
 	p.proc, err = h.Start(cmd)
 	if err := errors.Join(err, inR.Close(), outW.Close()); err != nil {
 		return nil, errors.Join(err, inW.Close(), outR.Close())

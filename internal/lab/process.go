@@ -23,15 +23,15 @@ type Process struct {
 	err  error
 }
 
-// Start starts cmd in the host's namespace, in a process group of its own so that ^C reaches only this process. The kernel
-// kills it when this process ends (prctl(2), PR_SET_PDEATHSIG) and Close when the lab ends. A context given to
-// exec.CommandContext works. Give cmd writers for its output, not pipes: it is waited for from the start.
+// Start starts cmd in the host's namespace, in a process group of its own (or a session, if cmd asks for one) so that ^C reaches
+// only this process. The kernel kills it when this process ends (prctl(2), PR_SET_PDEATHSIG) and Close when the lab ends. A
+// context given to exec.CommandContext works. Give cmd writers for its output, not pipes: it is waited for from the start.
 func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	cmd.SysProcAttr.Setpgid = true
+	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid // a session has a process group of its own, and may not ask for another
 	if cmd.WaitDelay == 0 {
 		cmd.WaitDelay = time.Second // grandchildren may hold the output open
 	}
