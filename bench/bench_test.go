@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"math"
 	"net/netip"
@@ -98,12 +99,12 @@ func sampleReport() *report {
 		Peers:   []described{{Name: "direct", Note: "no proxy"}, {Name: "haproxy", Version: "2.6"}, {Name: "salp", Version: "1"}},
 	}
 	connect, idle := rows[2], rows[5]
-	for round, cost := range []float64{40, 20} {
-		r.add(connect, transparent, "direct", round, sample{Rate: 30000, Machine: 50})
-		r.add(connect, transparent, "haproxy", round, sample{Cost: cost, Rate: 10000, Machine: 100})
-		r.add(connect, transparent, "salp", round, sample{Cost: cost * 0.8, Rate: 12000, Machine: 90})
-		r.add(idle, explicit, "haproxy", round, sample{Cost: 4, Descriptors: 2, Kernel: 9})
-		r.add(idle, explicit, "salp", round, sample{Cost: 2, Descriptors: 2, Kernel: 9})
+	for _, cost := range []float64{40, 20} {
+		r.add(connect, transparent, "direct", sample{Rate: 30000, Machine: 50})
+		r.add(connect, transparent, "haproxy", sample{Cost: cost, Rate: 10000, Machine: 100})
+		r.add(connect, transparent, "salp", sample{Cost: cost * 0.8, Rate: 12000, Machine: 90})
+		r.add(idle, explicit, "haproxy", sample{Cost: 4, Descriptors: 2, Kernel: 9})
+		r.add(idle, explicit, "salp", sample{Cost: 2, Descriptors: 2, Kernel: 9})
 	}
 	return r
 }
@@ -140,6 +141,31 @@ func TestReportText(t *testing.T) {
 		t.Errorf("%d goals missed; want 1", n)
 	}
 }
+
+// A measurement that fails is made again, and the report says so.
+func TestFailuresAreTold(t *testing.T) {
+	o, err := parseOptions([]string{"-quick", "-rows", "echo"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() != 0 {
+		t.Skip("skipped: network namespaces need root")
+	}
+	r := sampleReport()
+	broken := contender{name: "broken", make: func() peer { return &broken{} }}
+	err = measureAll(context.Background(), o, []contender{broken}, r, io.Discard)
+	if err == nil || len(r.Failed) != attempts || !strings.Contains(r.Failed[0], "echo, transparent, broken: starting it: it is broken") {
+		t.Errorf("%v, failures %q", err, r.Failed)
+	}
+	if !strings.Contains(strings.Join(r.facts(), "\n"), r.Failed[0]) {
+		t.Errorf("the failure is not among the facts: %q", r.facts())
+	}
+}
+
+// broken does not start.
+type broken struct{ direct }
+
+func (*broken) start(context.Context, *network, mode) error { return errors.New("it is broken") }
 
 // The tables go between the markers, once and again, and nothing around them changes.
 func TestRecord(t *testing.T) {

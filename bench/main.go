@@ -75,10 +75,8 @@ func bench(ctx context.Context, o options, out, progress io.Writer) error {
 	}
 	defer done()
 	r := newReport(ctx, o, peers)
-	if err := measureAll(ctx, o, peers, r, progress); err != nil {
-		return err
-	}
-	if err := r.text(out); err != nil {
+	err = measureAll(ctx, o, peers, r, progress)
+	if err := errors.Join(err, r.text(out)); err != nil { // what has been measured is worth seeing all the same
 		return err
 	}
 	if o.json != "" {

@@ -21,6 +21,7 @@ type report struct {
 	Window   time.Duration
 	Quick    bool
 	Firewall bool // the gateway tracks connections for all peers
+	Failed   []string // measurements that were made again, and why
 	Results  []*result
 }
 
@@ -55,7 +56,8 @@ func newReport(ctx context.Context, o options, peers []contender) *report {
 	return r
 }
 
-func (r *report) add(row row, m mode, peer string, round int, s sample) {
+// add takes samples in the order of the rounds.
+func (r *report) add(row row, m mode, peer string, s sample) {
 	if found := r.find(row, m, peer); found != nil {
 		found.Samples = append(found.Samples, s)
 		return
@@ -219,6 +221,9 @@ func (r *report) facts() []string {
 	}
 	for _, m := range modes {
 		list = append(list, fmt.Sprintf("%s: %s", m, modeWords[m]))
+	}
+	for _, f := range r.Failed {
+		list = append(list, "failed and was measured again: "+f)
 	}
 	if r.Firewall {
 		list = append(list, "a stateful firewall on the gateway: the kernel tracks connections for all peers")

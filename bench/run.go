@@ -28,17 +28,35 @@ func measureAll(ctx context.Context, o options, peers []contender, r *report, pr
 			for round := range o.rounds {
 				for i := range peers {
 					c := peers[(i+round)%len(peers)] // so that nobody is always the one after the same other
-					s, err := o.measure(ctx, row, m, c)
+					s, err := o.insist(ctx, row, m, c, r, progress)
 					if err != nil {
-						return fmt.Errorf("%s, %s, %s: %w", row.name, m, c.name, err)
+						return err
 					}
-					r.add(row, m, c.name, round, s)
+					r.add(row, m, c.name, s)
 					fmt.Fprintf(progress, "%-10s %-12s round %d %-15s %s\n", row.name, m, round+1, c.name, s.line(row))
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// attempts is how often a measurement is tried. Each that failed is told in the report.
+const attempts = 3
+
+func (o options) insist(ctx context.Context, row row, m mode, c contender, r *report, progress io.Writer) (s sample, err error) {
+	for range attempts {
+		if s, err = o.measure(ctx, row, m, c); err == nil {
+			return s, nil
+		}
+		err = fmt.Errorf("%s, %s, %s: %w", row.name, m, c.name, err)
+		if ctx.Err() != nil {
+			break
+		}
+		r.Failed = append(r.Failed, err.Error())
+		fmt.Fprintln(progress, "failed:", err)
+	}
+	return s, err
 }
 
 func (s sample) line(r row) string {
