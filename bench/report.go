@@ -20,7 +20,7 @@ type report struct {
 	Rounds   int
 	Window   time.Duration
 	Quick    bool
-	Firewall bool // the gateway tracks connections for all peers
+	Firewall bool     // the gateway tracks connections for all peers
 	Failed   []string // measurements that were made again, and why
 	Results  []*result
 }
