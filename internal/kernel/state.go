@@ -194,8 +194,12 @@ func syncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// forget removes the state file.
+// forget removes the state file, and what a crash has left of writing one.
 func (h *Host) forget() error {
+	leftovers, _ := filepath.Glob(filepath.Join(h.runDir, ".state-*"))
+	for _, name := range leftovers {
+		_ = os.Remove(name)
+	}
 	err := os.Remove(h.stateFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"salp/internal/kernel/watch"
@@ -68,6 +69,7 @@ func (h *Host) Watch(ctx context.Context, do func(Event)) error {
 		if len(events.list) == 0 {
 			continue
 		}
+		slices.SortStableFunc(events.list, driftFirst) // who changed our objects says more than what happened besides
 		for _, e := range events.list {
 			do(e)
 		}
@@ -76,6 +78,16 @@ func (h *Host) Watch(ctx context.Context, do func(Event)) error {
 		case <-time.After(restAfter):
 		}
 	}
+}
+
+func driftFirst(a, b Event) int {
+	switch {
+	case a.Facts == b.Facts:
+		return 0
+	case b.Facts:
+		return -1
+	}
+	return 1
 }
 
 // collect takes the first notice and those that come shortly after it.

@@ -143,7 +143,7 @@ func TestWatchTellsOfInterfaces(t *testing.T) {
 	r.run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1")
 	r.run("ip", "address", "add", "192.0.2.7/24", "dev", "d0")
 	within(t, time.Second, "both events", func() bool {
-		return w.has(func(e Event) bool { return e.Facts && e.What == "interface d0 changed" }) && w.has(func(e Event) bool { return e.Facts && e.What == "address added" })
+		return w.has(func(e Event) bool { return e.Facts && e.What == "interface d0 changed" }) && w.has(func(e Event) bool { return e.Facts && e.What == "address 192.0.2.7/24 added" })
 	})
 }
 

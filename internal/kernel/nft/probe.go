@@ -19,8 +19,8 @@ type Trial struct {
 // Trials are what Salp's tables are made of.
 func Trials() []Trial {
 	return []Trial{
-		{"nft inet family", table0(false)},
-		{"nft owner flag", table0(true)},
+		{"nft inet family", emptyTable(false)},
+		{"nft owner flag", emptyTable(true)},
 		{"nft tproxy", rules(plan.TProxy{To: netip.MustParseAddrPort("127.0.0.1:1")})},
 		{"nft tproxy IPv6", rules(plan.TProxy{To: netip.MustParseAddrPort("[::1]:1")})},
 		{"nft socket", rules(plan.SocketTransparent{}, plan.SocketMark{Mask: 1})},
@@ -29,26 +29,23 @@ func Trials() []Trial {
 		{"nft ct zone", rules(plan.SetZone{Zone: 1})},
 		{"nft fib", rules(plan.DaddrType{Types: []string{"local"}})},
 		{"nft reject", rules(plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.RejectReset{})},
-		{"nft redirect", natRule},
+		{"nft redirect", rules(plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.Redirect{Port: 1})},
 		{"nft set timeouts", timeoutSet},
 	}
 }
 
 const trialTable = "salp-trial"
 
-func table0(owner bool) func(*transaction) error {
+func emptyTable(owner bool) func(*transaction) error {
 	return func(tx *transaction) error { tx.addTable(trialTable, owner, nil); return nil }
 }
 
 func rules(es ...plan.Expr) func(*transaction) error {
-	return func(tx *transaction) error { return trialRule(tx, plan.Chain{Name: "c"}, es...) }
+	return func(tx *transaction) error { return trialRule(tx, es...) }
 }
 
-func natRule(tx *transaction) error {
-	return trialRule(tx, plan.Chain{Name: "c", Type: "nat", Hook: "prerouting", Priority: -100}, plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.Redirect{Port: 1})
-}
-
-func trialRule(tx *transaction, c plan.Chain, es ...plan.Expr) error {
+func trialRule(tx *transaction, es ...plan.Expr) error {
+	c := plan.Chain{Name: "c"} // no base chain: it would be hooked for a moment
 	r, err := compile(plan.NFTRule{Exprs: es})
 	if err != nil {
 		return err

@@ -111,12 +111,12 @@ func TestSetElement(t *testing.T) {
 	for _, step := range []struct {
 		d    time.Duration
 		want bool
-	}{{0, false}, {time.Minute, true}, {time.Minute, true}, {0, false}, {0, false}, {100 * time.Millisecond, true}} {
+	}{{0, false}, {time.Minute, true}, {time.Minute, true}, {0, false}, {0, false}, {2 * time.Second, true}} {
 		if err := c.SetElement("salp", "alive", 6, step.d); err != nil || holds() != step.want {
 			t.Errorf("alive for %v: %v, holds %v", step.d, err, holds())
 		}
 	}
-	time.Sleep(150 * time.Millisecond)
+	time.Sleep(2100 * time.Millisecond)
 	if holds() {
 		t.Error("the element did not lapse")
 	}

@@ -4,6 +4,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -173,7 +174,7 @@ func routing(m wire.Message, f Filter, do func(Notice)) {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		link(m, do)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		do(Notice{Kind: Facts, What: "address " + verb(m.Type == unix.RTM_DELADDR), By: byPort(m.Port)})
+		do(Notice{Kind: Facts, What: "address " + addressOf(m.Body) + verb(m.Type == unix.RTM_DELADDR), By: byPort(m.Port)})
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		if r, ok := route.ParseRule(m.Body); ok && slices.Contains(f.Rules, r) {
 			do(Notice{Kind: Drift, What: "ip rule " + verb(m.Type == unix.RTM_DELRULE) + ": " + r.Text(), By: byPort(m.Port)})
@@ -200,6 +201,26 @@ func link(m wire.Message, do func(Notice)) {
 		what = "removed"
 	}
 	do(Notice{Kind: Facts, What: "interface " + as.String(unix.IFLA_IFNAME) + " " + what, By: byPort(m.Port)})
+}
+
+// addressOf is the address of a message, with a space after it, or "".
+func addressOf(b []byte) string {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return ""
+	}
+	as, err := wire.Decode(b[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return ""
+	}
+	raw, ok := as.Get(unix.IFA_LOCAL)
+	if !ok {
+		raw, _ = as.Get(unix.IFA_ADDRESS)
+	}
+	addr, ok := netip.AddrFromSlice(raw)
+	if !ok {
+		return ""
+	}
+	return netip.PrefixFrom(addr, int(b[1])).String() + " "
 }
 
 func verb(removed bool) string {
