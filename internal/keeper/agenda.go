@@ -8,6 +8,7 @@ type task string
 const (
 	taskPulse    task = "pulse"    // look after the workers, refresh the alive element
 	taskRestart  task = "restart"  // start a worker in place of one that ended
+	taskDrain    task = "drain"    // stop accepting, when stopping
 	taskRepair   task = "repair"   // bring the kernel back to the plan
 	taskWatch    task = "watch"    // listen to the kernel again after that failed
 	taskWatchdog task = "watchdog" // tell systemd that the keeper turns

@@ -200,6 +200,8 @@ func (k *keeper) do(t task) {
 		k.pulse(now)
 	case taskRestart:
 		k.restart()
+	case taskDrain:
+		k.drainAll()
 	case taskRepair:
 		k.repair()
 	case taskWatch:
@@ -270,10 +272,9 @@ func (k *keeper) onWorker(e workerEvent) {
 }
 
 func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
-	w.lastBeat = now
 	switch {
 	case m.Beat != nil:
-		w.stats = m.Beat.Stats
+		w.lastBeat, w.stats = now, m.Beat.Stats
 		if w.state == admin.WorkerHung {
 			w.state = admin.WorkerRunning
 			w.log.Info("worker answers again")
@@ -292,10 +293,10 @@ func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 
 // onReady puts a worker to use that has become ready.
 func (k *keeper) onReady(w *worker, now time.Time) {
-	if w.state != admin.WorkerStarting {
+	if w.state != admin.WorkerStarting || w.refusal != "" {
 		return
 	}
-	w.state = admin.WorkerRunning
+	w.state, w.lastBeat = admin.WorkerRunning, now
 	switch {
 	case k.pending != nil && k.pending.worker == w:
 		k.commit(now)

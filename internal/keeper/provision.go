@@ -280,18 +280,24 @@ func (k *keeper) beginReload(answers []answerTo) {
 func (k *keeper) refused(err error, answers []answerTo) {
 	if k.cfg != nil {
 		k.lastReload = &admin.Reload{At: time.Now(), Error: err.Error()}
-		var faults config.Errors
-		if errors.As(err, &faults) {
-			for _, fault := range faults {
-				k.log.Error("reload refused, the old configuration stays", "error", fault.Error())
-			}
-		} else {
-			k.log.Error("reload refused, the old configuration stays", "error", err)
-		}
+		k.logRefusal(err)
 		k.systemd.ready(k.statusLine())
 	}
 	for _, answer := range answers {
 		answer(0, err)
+	}
+}
+
+// logRefusal logs why a configuration is not used, each mistake in a line of its own.
+func (k *keeper) logRefusal(err error) {
+	const message = "reload refused, the old configuration stays"
+	var faults config.Errors
+	if !errors.As(err, &faults) {
+		k.log.Error(message, "error", err)
+		return
+	}
+	for _, fault := range faults {
+		k.log.Error(message, "error", fault.Message, "place", fmt.Sprintf("%s:%d:%d", fault.File, fault.Line, fault.Column), "hint", fault.Hint)
 	}
 }
 

@@ -2,8 +2,10 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"reflect"
 	"time"
 
@@ -244,7 +246,9 @@ func (k *keeper) destroy(w *worker, d *control.Destroy) {
 	} else if err := k.kernel.DestroyTimeWait(d.Local, d.Remote); err != nil {
 		answer.Error = err.Error()
 	}
-	if err := w.child.conn.Send(control.Message{Destroyed: answer}); err != nil {
-		w.log.Debug("worker does not take an answer", "error", err)
+	err := w.child.conn.Send(control.Message{Destroyed: answer})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		w.refusal = "it asks but does not read answers" // which holds up the loop
+		w.kill()
 	}
 }

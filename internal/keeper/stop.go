@@ -8,6 +8,10 @@ import (
 	"salp/internal/admin"
 )
 
+// settleFor is how long workers go on to accept when nothing new is taken in: connections whose handshake was under way then have no other
+// way than through Salp.
+const settleFor = 200 * time.Millisecond
+
 // stop begins the end: no new connection is taken in, running ones go on within the bound of the drain. The divert stays for them.
 func (k *keeper) stop(why string) {
 	if k.stopping {
@@ -30,12 +34,24 @@ func (k *keeper) stop(why string) {
 	if k.handover != nil {
 		k.handedOver(k.handover.from)
 	}
+	wait := settleFor
+	if empty(k.plan) {
+		wait = 0
+	}
+	k.agenda.at(taskDrain, time.Now().Add(wait))
+}
+
+// drainAll makes all workers accept no more.
+func (k *keeper) drainAll() {
 	now := time.Now()
 	for _, w := range k.workers {
-		if w.state == admin.WorkerStarting {
+		switch {
+		case w.refusal != "" || w.state == admin.WorkerDraining:
+			// it ends already
+		case w.state == admin.WorkerStarting:
 			w.refusal = errStopping.Error()
 			w.kill()
-		} else if w.state != admin.WorkerDraining {
+		default:
 			w.drain(k.cfg.Drain, now)
 		}
 	}
@@ -49,6 +65,8 @@ func (k *keeper) hurry() {
 		return
 	}
 	k.log.Info("cutting the drain short")
+	k.agenda.drop(taskDrain)
+	k.drainAll()
 	now := time.Now()
 	for _, w := range k.workers {
 		w.drain(0, now)
