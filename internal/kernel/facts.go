@@ -1,9 +1,7 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 
@@ -21,8 +19,7 @@ func (h *Host) Facts() (plan.Facts, error) {
 	if err != nil {
 		return plan.Facts{}, err
 	}
-	_, err = h.sysctl.Read("net/ipv6/conf/all/forwarding")
-	f := plan.Facts{Interfaces: interfaces, IPv6: !errors.Is(err, fs.ErrNotExist), TProxy: h.tproxy()}
+	f := plan.Facts{Interfaces: interfaces, IPv6: h.ipv6(), TProxy: h.tproxy()}
 	for i := range f.Interfaces {
 		f.Interfaces[i].AcceptsRA = f.Interfaces[i].AcceptsRA && h.kernelHearsRA(f.Interfaces[i].Name)
 	}
@@ -40,6 +37,13 @@ func (h *Host) Facts() (plan.Facts, error) {
 		return f, fmt.Errorf("%w; the kernel lacks CONFIG_INET_TCP_DIAG (modprobe tcp_diag)", err)
 	}
 	return f, err
+}
+
+// ipv6 says whether the host does IPv6: that the kernel has it, and that it is not switched off on the loopback interface,
+// without which nothing can be delivered to a local listener.
+func (h *Host) ipv6() bool {
+	off, err := h.sysctl.Read("net/ipv6/conf/lo/disable_ipv6")
+	return err == nil && off == "0"
 }
 
 // kernelHearsRA says whether the kernel itself takes router advertisements on an interface as a host does, and will not any

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -145,4 +146,29 @@ func TestDestroyTimeWait(t *testing.T) {
 	if err := r.open().DestroyTimeWait(listener.Addr(), netip.MustParseAddrPort("10.0.2.2:9")); err == nil {
 		t.Error("a listener in the way of the look-up was taken for the socket")
 	}
+}
+
+// TestHostWithoutIPv6: many hosts have it switched off by sysctl, and then no IPv6 route can be added.
+func TestHostWithoutIPv6(t *testing.T) {
+	r := newRig(t)
+	r.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+	before := r.snapshot()
+	h := r.open()
+	if f, err := h.Facts(); err != nil || f.IPv6 {
+		t.Errorf("IPv6 %v, %v", f.IPv6, err)
+	}
+	p := r.plan(h, everyMethod)
+	r.apply(h, p)
+	if again := r.apply(h, p); len(again) > 0 {
+		t.Errorf("again: %s", lines(again))
+	}
+	if _, err := h.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	r.same(before, r.snapshot())
+	p.Routes = append(p.Routes, plan.Route{Family: plan.IPv6, Table: 8110})
+	if _, err := h.Apply(p); err == nil || !strings.Contains(err.Error(), "disable_ipv6") {
+		t.Errorf("an IPv6 route: %v", err)
+	}
+	r.same(before, r.snapshot())
 }

@@ -179,6 +179,8 @@ func explain(err error) error {
 		switch e.Errno {
 		case unix.ENETDOWN:
 			e.Hint = "the loopback interface is down: ip link set lo up"
+		case unix.EACCES:
+			e.Hint = "IPv6 is switched off on the loopback interface: sysctl -w net/ipv6/conf/lo/disable_ipv6=0, or switch it off on all"
 		case unix.EAFNOSUPPORT, unix.EOPNOTSUPP:
 			e.Hint = "this kernel lacks policy routing for the family (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)"
 		}
