@@ -55,12 +55,15 @@ func demoWhole(t *testing.T) {
 // demoInterrupted sends the demo ^C early, in the midst and late, and at last a kill -9.
 func demoInterrupted(t *testing.T) {
 	before := leftovers(t)
-	for _, after := range []time.Duration{50 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
-		var out bytes.Buffer
+	for _, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond} {
+		var out syncBuffer
 		cmd := exec.Command(salpBin, "demo")
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
+		}
+		for end := time.Now().Add(patience); out.String() == "" && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()

@@ -6,11 +6,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 )
 
 // salpBin is the program under test.
 var salpBin string
+
+// slowdown stretches the bounds that the tests set on Salp, for machines where everything takes longer (SALP_TEST_SLOWDOWN).
+var slowdown time.Duration = 1
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -19,6 +24,9 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	salpBin = os.Getenv("SALP_BIN")
+	if n, err := strconv.Atoi(os.Getenv("SALP_TEST_SLOWDOWN")); err == nil && n > 0 {
+		slowdown = time.Duration(n)
+	}
 	if salpBin == "" && os.Geteuid() == 0 {
 		dir, err := os.MkdirTemp("", "salp-test-")
 		if err != nil {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -286,4 +287,28 @@ func TestUnreachable(t *testing.T) {
 		r.Errorf("nobody has that address, the client got: %v; want a reset", err)
 	}
 	s.await("counting connect_other", func(st *admin.Status) bool { return sum(st, errorsOf("connect_other")) == 1 })
+}
+
+// TestNoMultipath has a client ask for Multipath TCP, which a proxy that carries one path must not accept.
+func TestNoMultipath(t *testing.T) {
+	for _, name := range []string{"explicit", "inbound", "inbound-redirect", "full-keep"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 1)
+			r.serve(portTell, lab.Tell)
+			m := modeNamed(name)
+			r.start(m.config(portTell))
+			for _, f := range families {
+				conn, err := r.net.Client().DialWith(m.to(f, portTell), lab.DialOptions{Timeout: patience, MPTCP: true})
+				r.must(err)
+				defer conn.Close()
+				r.must(conn.SetDeadline(time.Now().Add(patience)))
+				v := &conversation{r: r, conn: conn, read: bufio.NewReader(conn)}
+				v.told()
+				v.exchange("one path")
+				if multipath, err := conn.MultipathTCP(); multipath || err != nil {
+					r.Errorf("%s: multipath %v, %v", f.name, multipath, err)
+				}
+			}
+		})
+	}
 }

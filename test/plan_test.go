@@ -38,6 +38,7 @@ func TestPlanIsWhatIsThere(t *testing.T) {
 				r.Errorf("the plan has %d tables, the kernel %d", planned, tables)
 			}
 			r.wantRules(text)
+			r.wantSysctls(text)
 		})
 	}
 }
@@ -106,6 +107,22 @@ func (r *rig) wantRules(text string) {
 	inKernel := strings.Count(r.gw("ip", "-4", "rule", "list")+r.gw("ip", "-6", "rule", "list"), "810:\t")
 	if ruleLines != inKernel {
 		r.Errorf("the plan has %d ip rules, the kernel %d:\n%s", ruleLines, inKernel, text)
+	}
+}
+
+// wantSysctls compares the settings.
+func (r *rig) wantSysctls(text string) {
+	r.Helper()
+	for l := range strings.Lines(text) {
+		assignment, isSysctl := strings.CutPrefix(l, "sysctl -w ")
+		if !isSysctl {
+			continue
+		}
+		name, rest, _ := strings.Cut(assignment, "=")
+		want := strings.Fields(rest)[0]
+		if got, err := r.net.Gateway.ReadSysctl(name); err != nil || got != want {
+			r.Errorf("the plan sets %s to %s, and it is %q (%v)", name, want, got, err)
+		}
 	}
 }
 

@@ -49,7 +49,11 @@ func Run(ctx context.Context, name string, o Options) error {
 	if ctx.Err() != nil {
 		err = errors.New("interrupted; the private network and everything in it is gone")
 	}
-	return errors.Join(err, s.close())
+	if err = errors.Join(err, s.close()); err == nil {
+		s.page.blank()
+		s.page.line("Nothing of this network is left. Configurations to begin with are in examples/.")
+	}
+	return err
 }
 
 // UnknownScene is the error for a name that no scene has.

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -19,35 +20,38 @@ import (
 
 const tcp = 6 // /etc/protocols
 
-// sockets returns the host's established TCP sockets as "local  ⇄  remote", those that have one of the addresses as their other end.
-func sockets(h *lab.Host, remotes ...netip.AddrPort) (found []string, err error) {
+// finding is one thing that the kernel holds.
+type finding struct{ kind, text, remark string }
+
+// sockets returns the host's established TCP sockets towards a client and towards a server.
+func sockets(h *lab.Host, client netip.AddrPort, seen lab.Peer) (found []finding, err error) {
 	err = h.Do(func() error {
-		for _, family := range []uint8{nl.FAMILY_V4, nl.FAMILY_V6} {
-			all, err := netlink.SocketDiagTCP(family)
-			if err != nil {
-				return fmt.Errorf("reading sockets: %w", err)
+		all, err := netlink.SocketDiagTCP(nl.FAMILY_V4)
+		if err != nil {
+			return fmt.Errorf("reading sockets: %w", err)
+		}
+		for _, s := range all {
+			if s.State != netlink.TCP_ESTABLISHED {
+				continue
 			}
-			for _, s := range all {
-				if s.State != netlink.TCP_ESTABLISHED {
-					continue
-				}
-				local := addrPort(s.ID.Source, s.ID.SourcePort)
-				remote := addrPort(s.ID.Destination, s.ID.DestinationPort)
-				for _, r := range remotes {
-					if r == remote {
-						found = append(found, fmt.Sprintf("socket     %s ⇄ %s", local, remote))
-					}
-				}
+			local := addrPort(s.ID.Source, s.ID.SourcePort)
+			remote := addrPort(s.ID.Destination, s.ID.DestinationPort)
+			text := fmt.Sprintf("%s ⇄ %s", local, remote)
+			if remote == client {
+				found = append(found, finding{"socket", text, "the half towards the client"})
+			}
+			if local == seen.From && remote == seen.To {
+				found = append(found, finding{"socket", text, "the half towards the server"})
 			}
 		}
 		return nil
 	})
-	sort.Strings(found)
+	sortFindings(found)
 	return found, err
 }
 
 // flows returns the conntrack entries of the host that a client's address and port are in.
-func flows(h *lab.Host, client netip.AddrPort) (found []string, err error) {
+func flows(h *lab.Host, client netip.AddrPort) (found []finding, err error) {
 	err = h.Do(func() error {
 		all, err := netlink.ConntrackTableList(netlink.ConntrackTable, nl.FAMILY_V4)
 		if err != nil {
@@ -55,43 +59,61 @@ func flows(h *lab.Host, client netip.AddrPort) (found []string, err error) {
 		}
 		for _, f := range all {
 			if f.Forward.Protocol == tcp && addrPort(f.Forward.SrcIP, f.Forward.SrcPort) == client {
-				found = append(found, flowText(f))
+				found = append(found, flowFinding(f))
 			}
 		}
 		return nil
 	})
-	sort.Strings(found)
+	sortFindings(found)
 	return found, err
 }
 
-func flowText(f *netlink.ConntrackFlow) string {
-	text := fmt.Sprintf("conntrack  %s → %s, answers %s → %s",
-		addrPort(f.Forward.SrcIP, f.Forward.SrcPort), addrPort(f.Forward.DstIP, f.Forward.DstPort),
-		addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort), addrPort(f.Reverse.DstIP, f.Reverse.DstPort))
+func flowFinding(f *netlink.ConntrackFlow) finding {
+	text := fmt.Sprintf("%s → %s, answered by %s", addrPort(f.Forward.SrcIP, f.Forward.SrcPort),
+		addrPort(f.Forward.DstIP, f.Forward.DstPort), addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort))
+	var marks []string
 	if f.Mark != 0 {
-		text += fmt.Sprintf(", mark %#x", f.Mark)
+		marks = append(marks, fmt.Sprintf("mark %#x: taken in", f.Mark))
 	}
 	if f.Zone != 0 {
-		text += fmt.Sprintf(", zone %d", f.Zone)
+		marks = append(marks, fmt.Sprintf("zone %d: upstream", f.Zone))
 	}
-	return text
+	return finding{"conntrack", text, strings.Join(marks, ", ")}
 }
 
-// rules returns the host's ip rules that look at a mark, as `ip rule` would spell them.
-func rules(h *lab.Host) (found []string, err error) {
+// rules returns the host's ip rules for an interface that look at a mark, as `ip rule` would spell them.
+func rules(h *lab.Host, iface string) (found []finding, err error) {
 	err = h.Do(func() error {
 		all, err := netlink.RuleList(nl.FAMILY_V4)
 		if err != nil {
 			return fmt.Errorf("reading ip rules: %w", err)
 		}
 		for _, r := range all {
-			if r.Mark != 0 && r.Mask != nil {
-				found = append(found, fmt.Sprintf("ip rule    %d: from all fwmark %#x/%#x iif %s lookup %d", r.Priority, r.Mark, *r.Mask, r.IifName, r.Table))
+			if r.Mark != 0 && r.Mask != nil && r.IifName == iface {
+				text := fmt.Sprintf("%d: from all fwmark %#x/%#x iif %s lookup %d", r.Priority, r.Mark, *r.Mask, r.IifName, r.Table)
+				found = append(found, finding{"ip rule", text, ""})
 			}
 		}
 		return nil
 	})
 	return found, err
+}
+
+// planned returns the first rule of the plan that has the words, without its comment, which becomes the remark.
+func planned(plan []string, words string) (found []finding) {
+	for _, l := range plan {
+		if strings.Contains(l, words) {
+			text, comment, _ := strings.Cut(l, " comment ")
+			return []finding{{"nft rule", text, strings.Trim(comment, `"`)}}
+		}
+	}
+	return nil
+}
+
+func sortFindings(f []finding) {
+	sort.Slice(f, func(i, j int) bool {
+		return f[i].remark < f[j].remark || f[i].remark == f[j].remark && f[i].text < f[j].text
+	})
 }
 
 func addrPort(ip net.IP, port uint16) netip.AddrPort {
@@ -102,7 +124,18 @@ func addrPort(ip net.IP, port uint16) netip.AddrPort {
 // state is what a gateway's kernel holds that Salp might change: one line for each table, ip rule, route and setting.
 type state map[string]string
 
-func readState(h *lab.Host) (state, error) {
+// readState reads it again when the kernel changed it while it was read.
+func readState(h *lab.Host) (s state, err error) {
+	for range 10 {
+		s, err = readStateOnce(h)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return s, err
+}
+
+func readStateOnce(h *lab.Host) (state, error) {
 	s := state{}
 	err := h.Do(func() error {
 		tables, err := (&nftables.Conn{}).ListTables()

@@ -68,7 +68,7 @@ var acts = []act{
 	{
 		listener: "outbound", title: "Outbound transparent", summary: "The client dials the gateway. The server sees the client.",
 		to: [2]string{"10.0.1.1:8001", "[fd00:1::1]:8001"}, sees: "client",
-		kernel: []string{"socket transparent 1"},
+		kernel: []string{"socket transparent 1 jump divert-socket"},
 	},
 	{
 		listener: "full", title: "Fully transparent", summary: "The client dials the server, the server sees the client, and its port too. Neither can tell.",
@@ -109,11 +109,7 @@ func showModes(ctx context.Context, s *stage) error {
 			return fmt.Errorf("%s: %w", strings.ToLower(a.title), err)
 		}
 	}
-	if err := s.trouble(ctx, len(acts)+1, g, before); err != nil {
-		return err
-	}
-	s.page.blank()
-	return nil
+	return s.trouble(ctx, len(acts)+1, g, before)
 }
 
 func (s *stage) introduce() {
@@ -121,9 +117,9 @@ func (s *stage) introduce() {
 	p.line("%s", p.bold("Salp in a private network"))
 	p.line("Three namespaces on this machine; nothing outside them is touched. The gateway is the real one: salp run.")
 	p.blank()
-	p.line("      %s              %s                %s", p.bold("client"), p.bold("gateway"), p.bold("server"))
-	p.line("      10.0.1.2    ───── 10.0.1.1   10.0.2.1 ─────  10.0.2.2")
-	p.line("      fd00:1::2       fd00:1::1   fd00:2::1        fd00:2::2")
+	p.line("      %s                  %s                   %s", p.bold("client"), p.bold("gateway"), p.bold("server"))
+	p.line("      10.0.1.2  ──────  10.0.1.1   10.0.2.1  ──────  10.0.2.2")
+	p.line("      fd00:1::2         fd00:1::1  fd00:2::1         fd00:2::2")
 }
 
 // planInForce returns the plan's lines once the gateway says that the kernel holds exactly that.
@@ -143,7 +139,7 @@ func (s *stage) play(number int, a act, plan []string) error {
 	p.blank()
 	head := func(text string) cell { return cell{text, p.dim} }
 	rows := [][]cell{{head(""), head("the client is"), head("it dials, and is answered by"), head("the server sees"), head("")}}
-	var kernel []string
+	var kernel []finding
 	for i, to := range a.to {
 		c, seen, err := s.visit(to)
 		if err != nil {
@@ -167,7 +163,7 @@ func (s *stage) play(number int, a act, plan []string) error {
 	p.table(rows)
 	p.blank()
 	p.line("    %s", p.dim("the gateway's kernel, for the IPv4 one:"))
-	p.block(kernel)
+	p.findings(kernel)
 	if a.note != "" {
 		p.line("      %s", p.dim("("+a.note+")"))
 	}
@@ -238,39 +234,25 @@ func isGateway(a netip.Addr) bool {
 }
 
 // kernelHolds collects what the gateway's kernel has for one open connection.
-func (s *stage) kernelHolds(a act, plan []string, client netip.AddrPort, seen lab.Peer) ([]string, error) {
+func (s *stage) kernelHolds(a act, plan []string, client netip.AddrPort, seen lab.Peer) ([]finding, error) {
 	gw := s.net.Gateway
-	held, err := sockets(gw, client, seen.To)
+	held, err := sockets(gw, client, seen)
 	if err != nil {
 		return nil, err
 	}
 	for _, words := range a.kernel {
-		for _, l := range plan {
-			if strings.Contains(l, words) {
-				held = append(held, "nft rule   "+l)
-				break
-			}
-		}
+		held = append(held, planned(plan, words)...)
 	}
+	var more []finding
 	switch a.listener {
-	case "inbound", "outbound":
-		more, err := rules(gw)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range more {
-			if strings.Contains(l, map[string]string{"inbound": "iif g0", "outbound": "iif g1"}[a.listener]) {
-				held = append(held, l)
-			}
-		}
+	case "inbound":
+		more, err = rules(gw, "g0")
+	case "outbound":
+		more, err = rules(gw, "g1")
 	case "full", "redirect":
-		more, err := flows(gw, client)
-		if err != nil {
-			return nil, err
-		}
-		held = append(held, more...)
+		more, err = flows(gw, client)
 	}
-	return held, nil
+	return append(held, more...), err
 }
 
 // snippet returns the lines of one listener in a configuration.

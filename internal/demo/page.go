@@ -49,6 +49,23 @@ func (p *page) block(lines []string) {
 	}
 }
 
+// findings prints what a kernel holds, each with what it is; long ones have the remark on the next line.
+func (p *page) findings(all []finding) {
+	const wide, column = 100, 52
+	for _, f := range all {
+		head := fmt.Sprintf("%-10s %s", f.kind, f.text)
+		switch n := utf8.RuneCountInString(head); {
+		case f.remark == "":
+			p.line("      %s", head)
+		case n+utf8.RuneCountInString(f.remark) > wide:
+			p.line("      %s", head)
+			p.line("      %-10s %s", "", p.dim("("+f.remark+")"))
+		default:
+			p.line("      %s%s", head, strings.Repeat(" ", max(column-n, 0))+"   "+p.dim("("+f.remark+")"))
+		}
+	}
+}
+
 // cell is a piece of a table with its colour.
 type cell struct {
 	text  string

@@ -150,7 +150,10 @@ func (s *stage) killWorker(ctx context.Context, number int, g *gateway) error {
 		return err
 	}
 	now, _ := worker(fresh)
-	events := []event{{0, fmt.Sprintf("worker %d is killed; the connections it carries end", pid)}}
+	events := []event{{0, fmt.Sprintf("worker %d is killed", pid)}}
+	if _, err := carried.Read(make([]byte, 1)); err != nil {
+		events[0].text += ", and with it the connection that it carried"
+	}
 	if at, found := first(calls, killed, true); found {
 		events = append(events, event{at, "new connections go straight to the server"})
 		last := lastDirect(calls)
@@ -214,8 +217,8 @@ func (s *stage) cleanUp(ctx context.Context, number int, g *gateway, before stat
 		return fmt.Errorf("the gateway is not as it was before:\n%s", strings.Join(wrong, "\n"))
 	}
 	p.blank()
-	p.line("    %s of Salp's left in the kernel, %s now.", p.bold(fmt.Sprint(len(found), " things")), p.bold("none"))
-	p.line("    %s", p.good(fmt.Sprintf("The gateway is as it was: %d tables, ip rules, routes and settings compared, all the same.", len(after))))
+	p.line("    %d tables, ip rules, routes and settings of the gateway compared with those before the demo:", len(after))
+	p.line("    before salp down %s differed, and now %s.", p.bold(fmt.Sprint(len(found))), p.good("they are all the same"))
 	return nil
 }
 

@@ -16,6 +16,7 @@ type DialOptions struct {
 	Timeout time.Duration  // 0: five seconds
 	Buffer  int            // bytes of SO_RCVBUF and SO_SNDBUF; 0: the kernel's
 	Mark    uint32         // SO_MARK
+	MPTCP   bool           // ask for Multipath TCP; TCPConn.MultipathTCP tells whether the other end took it
 }
 
 // Dial connects from the host to an address ("10.0.2.2:80"), by TCP, with the kernel's choice of local port.
@@ -28,6 +29,7 @@ func (h *Host) DialWith(to string, o DialOptions) (*net.TCPConn, error) {
 		return nil, h.fault(err, "dial")
 	}
 	d := net.Dialer{Timeout: o.Timeout, Control: o.control, KeepAlive: -1}
+	d.SetMultipathTCP(o.MPTCP)
 	if d.Timeout == 0 {
 		d.Timeout = 5 * time.Second
 	}

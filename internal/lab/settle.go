@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -17,6 +18,9 @@ const settleBound = 10 * time.Second
 func (h *Host) settle() error {
 	for end := time.Now().Add(settleBound); ; time.Sleep(2 * time.Millisecond) {
 		settled, err := h.settled()
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			err = nil // the kernel is at it: look again
+		}
 		if settled || err != nil {
 			return h.fault(err, "waiting for IPv6 addresses")
 		}
