@@ -158,12 +158,15 @@ func heading(r row) []string {
 	if r.job.Hold {
 		return []string{"", r.cost, "× haproxy (min–max)", "descriptors", "kernel kB, all three hosts", "goal"}
 	}
-	return []string{"", r.cost, "× haproxy (min–max)", r.unit + "s/s", "× haproxy (min–max)", "machine " + r.cost, "goal"}
+	return []string{"", r.cost, "× haproxy (min–max)", r.rate, "× haproxy (min–max)", "machine " + r.cost, "goal"}
 }
 
 func (r *report) line(row row, m mode, x *result) []string {
 	base := r.find(row, m, reference)
-	line := []string{x.Peer, figure(median(x.values(cost))), ratioOf(x.values(cost), base.values(cost)).String()}
+	line := []string{x.Peer, "", ""}
+	if c := median(x.values(cost)); c != 0 || x.Peer != "direct" { // without a process there is no cost to compare
+		line[1], line[2] = figure(c), ratioOf(x.values(cost), base.values(cost)).String()
+	}
 	if row.job.Hold {
 		line = append(line, figure(median(x.values(descriptors))), figure(median(x.values(kernelMem))))
 	} else {

@@ -11,7 +11,7 @@ import (
 type row struct {
 	name  string
 	what  string // for people
-	unit  string // what rate counts per second
+	rate  string // the unit of throughput
 	cost  string // the unit of what is compared
 	job   traffic.Job
 	goals []goal // what Salp must reach
@@ -32,32 +32,32 @@ const (
 // rows are all there are. The goals are those that the project has set itself.
 var rows = []row{
 	{
-		name: "keepalive", what: "1 KiB responses, 100 connections kept", unit: "request", cost: "µs/request",
+		name: "keepalive", what: "1 KiB responses, 100 connections kept", rate: "requests/s", cost: "µs/request",
 		job:   traffic.Job{Connections: 100, Request: smallRequest, Response: smallResponse},
 		goals: []goal{{"haproxy", 1.0}},
 	},
 	{
-		name: "echo", what: "64 bytes each way, 50 connections kept", unit: "request", cost: "µs/request",
+		name: "echo", what: "64 bytes each way, 50 connections kept", rate: "requests/s", cost: "µs/request",
 		job:   traffic.Job{Connections: 50, Request: 64, Response: 64},
 		goals: []goal{{"haproxy", 1.0}},
 	},
 	{
-		name: "connect", what: "a connection for each 1 KiB response, 64 at once", unit: "connection", cost: "µs/connection",
+		name: "connect", what: "a connection for each 1 KiB response, 64 at once", rate: "connections/s", cost: "µs/connection",
 		job:   traffic.Job{Connections: 64, Request: smallRequest, Response: smallResponse, Reconnect: true},
 		goals: []goal{{"haproxy", 0.95}},
 	},
 	{
-		name: "bulk1", what: "one stream from server to client", unit: "GB", cost: "ms/GB",
+		name: "bulk1", what: "one stream from server to client", rate: "GB/s", cost: "ms/GB",
 		job:   traffic.Job{Connections: 1, Request: traffic.HeaderSize, Response: traffic.Endless},
 		goals: []goal{{"haproxy", 0.35}, {"haproxy-splice", 1.0}},
 	},
 	{
-		name: "bulk8", what: "eight streams from server to client", unit: "GB", cost: "ms/GB",
+		name: "bulk8", what: "eight streams from server to client", rate: "GB/s", cost: "ms/GB",
 		job:   traffic.Job{Connections: 8, Request: traffic.HeaderSize, Response: traffic.Endless},
 		goals: []goal{{"haproxy", 0.35}, {"haproxy-splice", 1.0}},
 	},
 	{
-		name: "idle", what: "3,800 connections that are silent after one request", unit: "", cost: "kB/connection",
+		name: "idle", what: "3,800 connections that are silent after one request", cost: "kB/connection",
 		job:   traffic.Job{Connections: 3800, Request: smallRequest, Response: smallResponse, Hold: true},
 		goals: []goal{{"haproxy", 0.25}},
 	},

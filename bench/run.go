@@ -63,7 +63,7 @@ func (s sample) line(r row) string {
 	if r.job.Hold {
 		return fmt.Sprintf("%8.2f %s, %.1f descriptors", s.Cost, r.cost, s.Descriptors)
 	}
-	return fmt.Sprintf("%8.2f %s %12.1f %ss/s, machine %8.2f, %d failures", s.Cost, r.cost, s.Rate, r.unit, s.Machine, s.Failures)
+	return fmt.Sprintf("%8.2f %s %12.1f %s, machine %8.2f, %d failures", s.Cost, r.cost, s.Rate, r.rate, s.Machine, s.Failures)
 }
 
 // longest bounds one measurement.
