@@ -114,8 +114,8 @@ func (s *Socket) Dump(m Message) ([]Message, error) {
 }
 
 // Batch sends messages that the kernel takes all or none of (an nf_tables transaction, whose begin and end are among them). It
-// returns one error for each message that was refused. The kernel works through a batch before the send returns, so what it
-// has to say is there by then.
+// returns the first few refusals. The kernel works through a batch before the send returns, so what it has to say is there by
+// then.
 func (s *Socket) Batch(ms []Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,29 +123,55 @@ func (s *Socket) Batch(ms []Message) error {
 		return err
 	}
 	first := s.seq - uint32(len(ms)) + 1
-	var errs []error
+	var refused refusals
 	for {
 		n, err := s.receive(unix.MSG_DONTWAIT)
-		if errors.Is(err, unix.EAGAIN) {
-			return errors.Join(errs...)
-		}
-		if err != nil {
-			return errors.Join(append(errs, fmt.Errorf("read the answer to %s %s: %w", ms[0].Operation, ms[0].Object, err))...)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return refused.join()
+		case errors.Is(err, unix.ENOBUFS): // more refusals than the buffer holds; what it holds can be read
+			refused.more++
+			continue
+		case err != nil:
+			refused.list = append(refused.list, fmt.Errorf("read the answer to %s %s: %w", ms[0].Operation, ms[0].Object, err))
+			return refused.join()
 		}
 		err = each(s.buf[:n], func(m Message) error {
 			i := int(int32(m.Seq - first))
-			if i < 0 || i >= len(ms) || m.Type != unix.NLMSG_ERROR {
-				return nil
-			}
-			if e := refusal(ms[i], m); e != nil {
-				errs = append(errs, e)
+			if i >= 0 && i < len(ms) && m.Type == unix.NLMSG_ERROR {
+				refused.add(refusal(ms[i], m))
 			}
 			return nil
 		})
 		if err != nil {
-			return errors.Join(append(errs, err)...)
+			refused.list = append(refused.list, err)
+			return refused.join()
 		}
 	}
+}
+
+const maxRefusals = 8 // that are told of one batch
+
+type refusals struct {
+	list []error
+	more int
+}
+
+func (r *refusals) add(err error) {
+	switch {
+	case err == nil:
+	case len(r.list) < maxRefusals:
+		r.list = append(r.list, err)
+	default:
+		r.more++
+	}
+}
+
+func (r *refusals) join() error {
+	if r.more > 0 {
+		return errors.Join(append(r.list, errors.New("and more refusals of the same transaction"))...)
+	}
+	return errors.Join(r.list...)
 }
 
 // send writes all messages as one datagram, numbered in sequence.
