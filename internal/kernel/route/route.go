@@ -104,16 +104,30 @@ func (c *Conn) Add(s State) ([]diff.Change, error) {
 		done = append(done, Change(diff.Add, r.Text()))
 	}
 	for _, r := range s.Rules {
-		_, err := c.s.Do(ruleMessage(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add", r))
-		if wire.Is(err, unix.EEXIST) {
-			continue
-		}
+		added, err := c.addRule(r)
 		if err != nil {
 			return done, explain(err)
 		}
-		done = append(done, Change(diff.Add, r.Text()))
+		if added {
+			done = append(done, Change(diff.Add, r.Text()))
+		}
 	}
 	return done, nil
+}
+
+// addRule adds a rule that may be there. The kernel's "exists" also means another one that has all of this and a condition more
+// (net/core/fib_rules.c, rule_exists), so that it is looked up before it is believed.
+func (c *Conn) addRule(r plan.Rule) (added bool, err error) {
+	_, err = c.s.Do(ruleMessage(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add", r))
+	if !wire.Is(err, unix.EEXIST) {
+		return err == nil, err
+	}
+	live, err := c.rules(r.Family)
+	if err != nil || slices.Contains(live, r) {
+		return false, err
+	}
+	_, err = c.s.Do(ruleMessage(unix.RTM_NEWRULE, unix.NLM_F_CREATE, "add", r))
+	return err == nil, err
 }
 
 // Remove removes the rules, then the routes. What is not there is success. It goes on after an error and returns what it
@@ -177,8 +191,6 @@ func explain(err error) error {
 	var e *wire.Error
 	if errors.As(err, &e) {
 		switch e.Errno {
-		case unix.ENETDOWN:
-			e.Hint = "the loopback interface is down: ip link set lo up"
 		case unix.EACCES:
 			e.Hint = "IPv6 is switched off on the loopback interface: sysctl -w net/ipv6/conf/lo/disable_ipv6=0, or switch it off on all"
 		case unix.EAFNOSUPPORT, unix.EOPNOTSUPP:

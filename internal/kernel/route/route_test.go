@@ -1,0 +1,162 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"salp/internal/kernel/diff"
+	"salp/internal/lab"
+	"salp/internal/plan"
+)
+
+type rig struct {
+	*testing.T
+	gw *lab.Host
+	c  *Conn
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	n, err := lab.Test(t).Standard(1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		t.Skip("skipped: ip is not installed")
+	}
+	r := &rig{T: t, gw: n.Gateway}
+	if err := r.gw.Do(func() (err error) { r.c, err = Open(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.c.Close() })
+	return r
+}
+
+func (r *rig) ip(line string) string {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := r.gw.Run(ctx, "ip", strings.Fields(line)...)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return out
+}
+
+func (r *rig) all() string {
+	r.Helper()
+	return r.ip("-4 rule") + r.ip("-6 rule") + r.ip("-4 route show table all") + r.ip("-6 route show table all")
+}
+
+func both() State {
+	var s State
+	for _, f := range []plan.Family{plan.IPv4, plan.IPv6} {
+		s.Rules = append(s.Rules, plan.Rule{Family: f, Priority: 810, Mark: 0x10000000, Mask: 0x10000000, IIF: "g0", Table: 8110},
+			plan.Rule{Family: f, Priority: 811, Mark: 1, Mask: 3, IIF: "absent0", Table: 77})
+		s.Routes = append(s.Routes, plan.Route{Family: f, Table: 8110}, plan.Route{Family: f, Table: 77})
+	}
+	return s
+}
+
+// TestPlanTextIsWhatIsWritten runs the commands that the plan prints: Missing must take what they make for ours.
+func TestPlanTextIsWhatIsWritten(t *testing.T) {
+	r := newRig(t)
+	want := both()
+	for _, one := range want.Routes {
+		r.ip(strings.TrimPrefix(one.Text(), "ip "))
+	}
+	for _, one := range want.Rules {
+		r.ip(strings.TrimPrefix(one.Text(), "ip "))
+	}
+	byIP := r.all()
+	missing, err := r.c.Missing(want)
+	if err != nil || len(missing.Rules)+len(missing.Routes) > 0 {
+		t.Errorf("missing %+v, %v", missing, err)
+	}
+	if changes, err := r.c.Add(want); err != nil || len(changes) > 0 {
+		t.Errorf("added %v, %v", changes, err)
+	}
+	if changes, err := r.c.Remove(want); err != nil || len(changes) != 8 {
+		t.Errorf("removed %v, %v", changes, err)
+	}
+	if changes, err := r.c.Add(want); err != nil || len(changes) != 8 || changes[0].Op != diff.Add {
+		t.Errorf("added %v, %v", changes, err)
+	}
+	if ours := r.all(); ours != byIP {
+		t.Errorf("ip made\n%s\nwe make\n%s", byIP, ours)
+	}
+}
+
+// TestLikeRulesAreNotOurs: rules that differ from ours in one thing are neither taken for ours nor removed.
+func TestLikeRulesAreNotOurs(t *testing.T) {
+	r := newRig(t)
+	for _, line := range []string{
+		"pref 811 fwmark 0x10000000/0x10000000 iif g0 lookup 8110 protocol kernel",
+		"pref 810 fwmark 0x20000000/0x20000000 iif g0 lookup 8110 protocol kernel",
+		"pref 810 fwmark 0x10000000/0x30000000 iif g0 lookup 8110 protocol kernel",
+		"pref 810 fwmark 0x10000000/0x10000000 iif g1 lookup 8110 protocol kernel",
+		"pref 810 fwmark 0x10000000/0x10000000 lookup 8110 protocol kernel",
+		"pref 810 fwmark 0x10000000/0x10000000 iif g0 lookup 8111 protocol kernel",
+		"pref 810 fwmark 0x10000000/0x10000000 iif g0 lookup 8110 protocol static",
+		"pref 810 not fwmark 0x10000000/0x20000000 iif g0 lookup 8110 protocol kernel",
+		"pref 810 fwmark 0x10000000/0x10000000 iif g0 blackhole protocol kernel",
+	} {
+		r.ip("rule add " + line)
+	}
+	before := r.all()
+	ours := State{Rules: []plan.Rule{{Family: plan.IPv4, Priority: 810, Mark: 0x10000000, Mask: 0x10000000, IIF: "g0", Table: 8110}}}
+	if missing, err := r.c.Missing(ours); err != nil || len(missing.Rules) != 1 {
+		t.Errorf("missing %+v, %v", missing, err)
+	}
+	if present, err := r.c.Present(ours); err != nil || len(present.Rules) != 0 {
+		t.Errorf("present %+v, %v", present, err)
+	}
+	if changes, err := r.c.Add(ours); err != nil || len(changes) != 1 {
+		t.Errorf("added %v, %v", changes, err)
+	}
+	if changes, err := r.c.Remove(ours); err != nil || len(changes) != 1 {
+		t.Errorf("removed %v, %v", changes, err)
+	}
+	if after := r.all(); after != before {
+		t.Errorf("was\n%s\nis\n%s", before, after)
+	}
+}
+
+func TestTakenTable(t *testing.T) {
+	for _, route := range []string{"10.99.0.0/24 via 10.0.2.2", "default via 10.0.2.2", "local 10.98.0.1 dev lo proto kernel", "blackhole 10.97.0.0/16", "local default dev lo proto static"} {
+		t.Run(route, func(t *testing.T) {
+			r := newRig(t)
+			r.ip("route add " + route + " table 8110")
+			_, err := r.c.Missing(both())
+			var taken *TakenError
+			if !errors.As(err, &taken) || taken.Table != 8110 || taken.Count != 1 || !strings.Contains(err.Error(), "kernel.table") {
+				t.Errorf("error: %v", err)
+			}
+			if present, err := r.c.Present(both()); err != nil || len(present.Routes) > 0 {
+				t.Errorf("present %+v, %v", present, err)
+			}
+		})
+	}
+}
+
+// TestRuleWithMoreConditionsIsNotOurs: the kernel says of our rule that it exists when one exists that has a condition more.
+func TestRuleWithMoreConditionsIsNotOurs(t *testing.T) {
+	for _, more := range []string{"from 10.0.0.0/8", "ipproto tcp"} {
+		r := newRig(t)
+		r.ip("rule add pref 810 fwmark 0x10000000/0x10000000 iif g0 " + more + " lookup 8110 protocol kernel")
+		ours := State{Rules: []plan.Rule{{Family: plan.IPv4, Priority: 810, Mark: 0x10000000, Mask: 0x10000000, IIF: "g0", Table: 8110}}}
+		if changes, err := r.c.Add(ours); err != nil || len(changes) != 1 {
+			t.Errorf("%s: added %v, %v", more, changes, err)
+		}
+		if missing, err := r.c.Missing(ours); err != nil || len(missing.Rules) > 0 {
+			t.Errorf("%s: missing %+v, %v", more, missing, err)
+		}
+		if again, err := r.c.Add(ours); err != nil || len(again) > 0 {
+			t.Errorf("%s: again %v, %v", more, again, err)
+		}
+	}
+}
