@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -60,8 +61,11 @@ func newReal(t *testing.T, text string) *real {
 	if g.net, err = lab.Test(t).Standard(1, 1); err != nil {
 		t.Fatal(err)
 	}
-	for _, port := range []string{"80", "81"} {
-		if _, err := g.net.Server().Serve("[::]:"+port, lab.Tell); err != nil {
+	if _, err := g.net.Server().Serve("[::]:80", lab.Tell); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} { // a router without Salp, too
+		if err := g.net.Gateway.Sysctl(name, "1"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -281,4 +285,66 @@ func TestAnInterfaceComesAndGoes(t *testing.T) {
 		t.Errorf("workers: %+v", s.Workers)
 	}
 	g.dial("10.0.2.2:80").lives(t, "after the interface came back ")
+}
+
+// load dials, reads a line and closes, again and again, until stop closes.
+func (g *real) load(to string, stop <-chan struct{}) (tried int, failed []error) {
+	var slowest time.Duration
+	for {
+		select {
+		case <-stop:
+			g.Logf("%d connections, the slowest took %v", tried, slowest)
+			return tried, failed
+		default:
+		}
+		tried++
+		began := time.Now()
+		c, err := g.net.Client().Dial(to)
+		if err == nil {
+			_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+			_, err = bufio.NewReader(c).ReadString('\n')
+			c.Close()
+		}
+		slowest = max(slowest, time.Since(began))
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+}
+
+// TestNoConnectionIsLost has clients connect through reloads that change the number of loops, and through the stop.
+//
+// The server must not see the client's address with a port that Salp chose: in this network all hosts have one kernel, which chooses ports
+// the same way for the client and for Salp, so the two take the same port again and again.
+func TestNoConnectionIsLost(t *testing.T) {
+	for _, source := range []string{"source: proxy", "source: client, source_port: keep"} {
+		t.Run(source, func(t *testing.T) {
+			text := "listeners: {web: {intercept: {interfaces: [g0], ports: [80]}, " + source + "}}\nworkers: %d\n"
+			g := newReal(t, fmt.Sprintf(text, 1))
+			stop := make(chan struct{})
+			var loads sync.WaitGroup
+			for range 3 {
+				loads.Go(func() {
+					if tried, failed := g.load("10.0.2.2:80", stop); len(failed) > 0 || tried < 20 {
+						t.Errorf("%d of %d connections failed: %v", len(failed), tried, failed)
+					}
+				})
+			}
+			for _, workers := range []int{3, 2, 4, 1} {
+				time.Sleep(150 * time.Millisecond)
+				g.write(fmt.Sprintf(text, workers))
+				if err := g.reload(); err != nil {
+					t.Error(err)
+				}
+			}
+			time.Sleep(150 * time.Millisecond)
+			if err := g.run.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			<-g.run.Done()
+			time.Sleep(100 * time.Millisecond)
+			close(stop)
+			loads.Wait()
+		})
+	}
 }
