@@ -315,7 +315,9 @@ func (g *real) load(to string, stop <-chan struct{}) (tried int, failed []error)
 // TestNoConnectionIsLost has clients connect through reloads that change the number of loops, and through the stop.
 //
 // The server must not see the client's address with a port that Salp chose: in this network all hosts have one kernel, which chooses ports
-// the same way for the client and for Salp, so the two take the same port again and again.
+// the same way for the client and for Salp, so the two take the same port again and again. And where it sees the client's address the
+// load ends before the stop: TIME_WAIT sockets with that address stay behind, and the kernel drops what is forwarded to them, so that
+// a client which uses a port again within a minute waits.
 func TestNoConnectionIsLost(t *testing.T) {
 	for _, source := range []string{"source: proxy", "source: client, source_port: keep"} {
 		t.Run(source, func(t *testing.T) {
@@ -338,6 +340,11 @@ func TestNoConnectionIsLost(t *testing.T) {
 				}
 			}
 			time.Sleep(150 * time.Millisecond)
+			if source != "source: proxy" {
+				close(stop)
+				loads.Wait()
+				return
+			}
 			if err := g.run.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
