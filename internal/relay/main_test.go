@@ -17,7 +17,6 @@ import (
 
 	"salp/internal/config"
 	"salp/internal/engine"
-	"salp/internal/lab"
 	"salp/internal/listen"
 	"salp/internal/policy"
 	"salp/internal/relay"
@@ -75,7 +74,6 @@ type gateway struct {
 	engine   *engine.Engine
 	listener *listen.Listener
 	counters []*listen.Counters
-	accept   []*listen.Acceptor
 	fds      []int
 	addr     string
 	ended    chan struct{}
@@ -84,11 +82,10 @@ type gateway struct {
 
 type gatewayOptions struct {
 	listener config.Listener // Timeouts, Limits, Source, SourcePort, Keepalive
-	servers  []string
+	servers  []string        // none: connections go to their original destination
 	loops    int
 	listen   string // default 127.0.0.1:0
 	destroy  relay.Destroy
-	own      []netip.AddrPort
 }
 
 func start(t testing.TB, o gatewayOptions) *gateway {
@@ -98,7 +95,10 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 	}
 	cfg := &config.Config{Kernel: config.Kernel{Marks: 0xf0000000}}
 	n := o.listener
-	n.Name, n.Pool = "test", "pool"
+	n.Name = "test"
+	if len(o.servers) > 0 {
+		n.Pool = "pool"
+	}
 	if n.Source == "" {
 		n.Source = config.SourceProxy
 	}
@@ -121,17 +121,15 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 		g.listenAgain(addr)
 	}
 	g.addr = addr.String()
-	rule := policy.New(cfg, listen.NewOwn(append(o.own, addr)))["test"]
+	rule := policy.New(cfg, listen.NewOwn([]netip.AddrPort{addr}))["test"]
 	for i, l := range g.engine.Loops() {
 		c := &listen.Counters{}
 		g.counters = append(g.counters, c)
 		r := relay.New(&n, g.listener, c, rule, o.destroy)
 		l.Post(func() {
-			a, err := listen.Accept(l, g.fds[i], addr, g.listener, c, r)
-			if err != nil {
+			if _, err := listen.Accept(l, g.fds[i], addr, g.listener, c, r); err != nil {
 				panic(err)
 			}
-			g.accept = append(g.accept, a)
 		})
 	}
 	go func() {
@@ -216,6 +214,20 @@ func (g *gateway) dial() *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
+// refused dials and expects a reset, which may come before the dial returns.
+func (g *gateway) refused() {
+	g.t.Helper()
+	c, err := net.DialTimeout("tcp", g.addr, 5*time.Second)
+	if err == nil {
+		defer c.Close()
+		deadline(g.t, c, 20*time.Second)
+		_, err = io.Copy(io.Discard, c)
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		g.t.Fatalf("dialled or read until %v, want a reset", err)
+	}
+}
+
 func deadline(t testing.TB, c net.Conn, d time.Duration) {
 	t.Helper()
 	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
@@ -238,8 +250,12 @@ func serve(t testing.TB, addr string, handler func(*net.TCPConn)) string {
 	wait.Go(func() {
 		for {
 			c, err := ln.Accept()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil {
+				time.Sleep(time.Millisecond) // out of descriptors: a test makes it so
+				continue
 			}
 			wait.Go(func() {
 				defer c.Close()
@@ -280,5 +296,3 @@ func expectReset(t testing.TB, c net.Conn) {
 		t.Fatalf("read until %v, want a reset", err)
 	}
 }
-
-var _ = lab.Pattern

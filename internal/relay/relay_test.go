@@ -107,14 +107,14 @@ func TestResetByServer(t *testing.T) {
 
 // What the server said before it reset still arrives, as it would without us.
 func TestLastWordsBeforeReset(t *testing.T) {
-	said := make(chan *net.TCPConn)
+	dialled := make(chan struct{})
 	g := start(t, gatewayOptions{servers: []string{serve(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		<-dialled
 		io.WriteString(c, "goodbye")
 		lab.Reset(c)
-		said <- c
 	})}})
 	c := g.dial()
-	<-said
+	close(dialled)
 	expect(t, c, "goodbye")
 	expectReset(t, c)
 }
@@ -313,7 +313,7 @@ func TestUrgentBytes(t *testing.T) {
 
 func TestConnectRefused(t *testing.T) {
 	g := start(t, gatewayOptions{servers: []string{"127.0.0.1:1"}})
-	expectReset(t, g.dial())
+	g.refused()
 	if sum := g.idle(); sum.Errors[listen.ConnectRefused] != 1 {
 		t.Errorf("counters %+v", sum)
 	}
