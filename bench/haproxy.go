@@ -50,7 +50,7 @@ func (h *haproxy) start(ctx context.Context, n *network, m mode) error {
 	if err != nil {
 		return err
 	}
-	if err := h.run(n, exec.CommandContext(ctx, "haproxy", "-db", "-f", path)); err != nil {
+	if err := h.run(n, exec.Command("haproxy", "-db", "-f", path)); err != nil {
 		return err
 	}
 	return h.until(ctx, h.listens(n, 1))

@@ -61,7 +61,7 @@ func (x *nginx) start(ctx context.Context, n *network, m mode) error {
 	if err != nil {
 		return err
 	}
-	if err := x.run(n, exec.CommandContext(ctx, "nginx", "-p", n.dir, "-c", path)); err != nil {
+	if err := x.run(n, exec.Command("nginx", "-p", n.dir, "-c", path)); err != nil {
 		return err
 	}
 	return x.until(ctx, func() (bool, error) {

@@ -57,7 +57,7 @@ func (s *salpPeer) start(ctx context.Context, n *network, m mode) error {
 		return err
 	}
 	defer ready.Close()
-	cmd := exec.CommandContext(ctx, s.binary, "run", "-c", path, "--run-dir", filepath.Join(n.dir, "run"))
+	cmd := exec.Command(s.binary, "run", "-c", path, "--run-dir", filepath.Join(n.dir, "run"))
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
 	if err := s.run(n, cmd); err != nil {
 		return err
