@@ -108,14 +108,13 @@ func newClientLoop(c *client, wanted, number int) (*clientLoop, error) {
 
 func (l *clientLoop) run() {
 	runtime.LockOSThread()
-	if err := l.work(); err != nil {
-		l.client.fault <- err
-	}
+	l.client.fault <- l.work()
 }
 
 // atOnce bounds the connections that are begun before answers are looked at, so that no listen queue overflows.
 const atOnce = 64
 
+// work ends with an error only.
 func (l *clientLoop) work() error {
 	for {
 		for n := 0; l.wanted > 0 && n < atOnce; n++ {
