@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"salp/internal/config"
+	"salp/internal/plan"
 	"salp/internal/sock"
 )
 
@@ -76,7 +77,7 @@ func (s sockets) fill(cfg *config.Config, groups []*group) (opened map[place][]i
 	for _, g := range order {
 		if n := loops - len(s[g.place]); n > 0 {
 			l := cfg.Listener(g.listener)
-			fds, err := sock.Listen(g.address, n, sock.ListenOptions{Transparent: g.transparent, Keepalive: l.Keepalive})
+			fds, err := sock.Listen(g.address, n, socketOptions(cfg, g, l))
 			if err != nil {
 				s.undo(opened)
 				return nil, listenFault(cfg, g, err)
@@ -87,6 +88,16 @@ func (s sockets) fill(cfg *config.Config, groups []*group) (opened map[place][]i
 		g.fds = s[g.place]
 	}
 	return opened, nil
+}
+
+// socketOptions returns the options of a group's sockets. Those of transparent ones have a mark of ours, which their connections inherit:
+// by it kernel.Remove knows what they leave in TIME_WAIT.
+func socketOptions(cfg *config.Config, g *group, l *config.Listener) sock.ListenOptions {
+	o := sock.ListenOptions{Transparent: g.transparent, Keepalive: l.Keepalive}
+	if g.transparent {
+		o.Mark = plan.MarksIn(cfg.Kernel.Marks).Intercepted
+	}
+	return o
 }
 
 // undo closes the sockets that fill has opened.

@@ -5,7 +5,7 @@ type Marks struct {
 	Divert      uint32 // packet: deliver locally, by the ip rule
 	Upstream    uint32 // socket and packet: sent by a worker to a server
 	Zone        uint32 // socket and packet: an upstream half that lives in its own conntrack zone
-	Intercepted uint32 // conntrack: decided at the SYN that this connection is taken in
+	Intercepted uint32 // conntrack: decided at the SYN that this connection is taken in; socket: the client half of one
 }
 
 // MarksIn splits a mask of four bits, lowest first: Divert, Upstream, Zone, Intercepted.

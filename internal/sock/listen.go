@@ -12,6 +12,7 @@ import (
 // ListenOptions are the options of a group of listening sockets.
 type ListenOptions struct {
 	Transparent bool          // take connections for any address, diverted by nft tproxy; needs CAP_NET_RAW or CAP_NET_ADMIN
+	Mark        uint32        // SO_MARK, which accepted sockets inherit; 0: none; needs the same
 	Keepalive   time.Duration // idle time and interval of accepted connections; 0: off
 	Backlog     int           // 0: 65535, which the kernel cuts to net.core.somaxconn
 }
@@ -56,6 +57,7 @@ func listen(addr netip.AddrPort, o ListenOptions) (fd int, err error) {
 		{true, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT"},
 		{family == unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"},
 		{o.Transparent, level, transparent, 1, "IP_TRANSPARENT"},
+		{o.Mark != 0, unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark), "SO_MARK"},
 	}
 	for _, s := range options {
 		if !s.want {
