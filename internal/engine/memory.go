@@ -46,6 +46,8 @@ const (
 	maxPipes = 128
 	// idlePipes is how many empty pipes a loop keeps open.
 	idlePipes = 8
+	// pipeRest is how many nanoseconds a loop does without new pipes after the kernel has refused one.
+	pipeRest = int64(1e9)
 )
 
 // Pipe carries spliced bytes from one socket to another. Read and Write are its descriptors, Held what the borrower has in it.
@@ -57,6 +59,7 @@ type Pipe struct {
 type pipes struct {
 	free []*Pipe
 	open int
+	rest int64 // until when none is made
 }
 
 // Pipe lends an empty pipe, or nil when there are enough or the kernel gives none. Give it back with ReturnPipe as soon as it is empty.
@@ -67,16 +70,30 @@ func (l *Loop) Pipe() *Pipe {
 		p.free = p.free[:n-1]
 		return pipe
 	}
-	if p.open >= maxPipes {
+	if p.open >= maxPipes || l.now < p.rest {
 		return nil
 	}
+	pipe := makePipe()
+	if pipe == nil {
+		p.rest = l.now + pipeRest
+		return nil
+	}
+	p.open++
+	return pipe
+}
+
+// makePipe returns nil when there is no descriptor, or no memory of the size that makes splicing worth while: a user's pages in
+// pipes are bounded (pipe(7), pipe-user-pages-soft, 64 MiB), and two generations of workers share them.
+func makePipe() *Pipe {
 	var fds [2]int
 	if unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC) != nil {
 		return nil
 	}
-	// The kernel refuses this to a user who has many (pipe(7), pipe-user-pages-soft); the pipe then is smaller, and works.
-	unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, PipeSize)
-	p.open++
+	if _, err := unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, PipeSize); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil
+	}
 	return &Pipe{Read: fds[0], Write: fds[1]}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -354,4 +355,44 @@ func TestHalfClosedTimeout(t *testing.T) {
 	if sum := g.idle(); sum.Errors[listen.HalfClosed] != 1 {
 		t.Errorf("counters %+v", sum)
 	}
+}
+
+// Many readers that read nothing, of servers that send without end: pipes run out, and all get every byte when they read on.
+func TestManyBlockedReaders(t *testing.T) {
+	needNamespace(t)
+	sysctl(t, "net.ipv4.tcp_wmem", "4096 16384 65536") // so that little fits into the kernel and all of them block
+	sysctl(t, "net.ipv4.tcp_rmem", "4096 131072 131072")
+	const count, size = 300, 2 << 20
+	g := start(t, gatewayOptions{servers: []string{serve(t, "127.0.0.1:0", lab.Source(size))}})
+	var conns []*net.TCPConn
+	for range count {
+		conns = append(conns, g.dial())
+	}
+	time.Sleep(500 * time.Millisecond)
+	if took := g.sum().BytesOut; took > count*(1<<20) {
+		t.Errorf("%d bytes were taken from servers for %d clients that read none", took, count)
+	}
+	if n := descriptors(t); n > 4*count+2*128+200 {
+		t.Errorf("%d descriptors are open", n)
+	}
+	var wait sync.WaitGroup
+	for _, c := range conns {
+		wait.Go(func() {
+			defer c.Close()
+			if n, err := lab.CheckPattern(c); n != size || err != nil {
+				t.Errorf("%d bytes and %v, want %d", n, err, size)
+			}
+		})
+	}
+	wait.Wait()
+	g.idle()
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
 }

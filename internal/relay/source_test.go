@@ -18,8 +18,14 @@ import (
 	"salp/internal/listen"
 )
 
+// sysctl sets a value in the test's own namespace until the test ends.
 func sysctl(t *testing.T, name, value string) {
 	t.Helper()
+	former, err := exec.Command("sysctl", "-n", name).Output()
+	if err != nil {
+		t.Skipf("skipped: sysctl %s: %v", name, err)
+	}
+	t.Cleanup(func() { exec.Command("sysctl", "-w", name+"="+strings.TrimSpace(string(former))).Run() })
 	if out, err := exec.Command("sysctl", "-w", name+"="+value).CombinedOutput(); err != nil {
 		t.Skipf("skipped: sysctl %s: %v: %s", name, err, out)
 	}
@@ -159,7 +165,6 @@ func TestKeptPortTaken(t *testing.T) {
 func TestTimeWaitInTheWay(t *testing.T) {
 	needNamespace(t)
 	sysctl(t, "net.ipv4.tcp_timestamps", "0")
-	defer sysctl(t, "net.ipv4.tcp_timestamps", "1")
 	const from = "127.0.0.5:42000"
 	server := serve(t, "127.0.0.9:0", lab.Tell)
 	old := dialFrom(t, from, server)
