@@ -137,6 +137,7 @@ func (l *Loop) run() (err error) {
 
 // wait asks the kernel for events. A raw call keeps this thread's P, which makes it cheap to come back; a thread that stays
 // away longer than that gives its P up, as the Go scheduler wants it. A signal (the scheduler sends one to stop the world) ends both.
+// The raw wait must not be short: as the earliest timer of the processor it would have the clock programmed anew for every sleep.
 func (l *Loop) wait() (int, syscall.Errno) {
 	timeout := l.patience()
 	n, _, e := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events)), batch, uintptr(min(timeout, shortWait)), 0, 0)

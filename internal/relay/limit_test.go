@@ -45,7 +45,7 @@ func TestLimitOfClient(t *testing.T) {
 	}
 	first := enter("127.0.0.2:44001")
 	enter("127.0.0.2:44002")
-	expectReset(t, dialFrom(t, "127.0.0.2:44003", g.addr))
+	refusedFrom(t, "127.0.0.2:44003", g.addr)
 	enter("127.0.0.3:44004")
 	lab.Reset(first)
 	g.until("one has left", func(c *listen.Counters) bool { return c.Active == 2 })
