@@ -4,6 +4,7 @@ package conntrack
 import (
 	"errors"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"salp/internal/kernel/wire"
@@ -37,7 +38,7 @@ func Open() (*Conn, error) {
 func (c *Conn) Close() error { return c.s.Close() }
 
 // marked returns the entries whose mark has the bit, as messages. There are none when the kernel has no connection tracking.
-func (c *Conn) marked(bit uint32) ([]wire.Message, error) {
+func (c *Conn) marked(bit uint32) ([]netlink.Message, error) {
 	body := wire.Append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, wire.BE32(mark, bit), wire.BE32(markMask, bit))
 	list, err := c.s.Dump(wire.Message{Type: msgGet, Body: body, Operation: "list", Object: "conntrack entries"})
 	if wire.Is(err, unix.EINVAL, unix.EOPNOTSUPP, unix.ENOENT) {
@@ -65,21 +66,21 @@ func (c *Conn) Flush(bit uint32) (int, error) {
 	removed := 0
 	var errs []error
 	for _, m := range list {
-		if len(m.Body) < header {
+		if len(m.Data) < header {
 			continue
 		}
-		as, err := wire.Decode(m.Body[header:])
+		as, err := wire.Decode(m.Data[header:])
 		tuple, ok := as.Get(tupleOrig)
 		if err != nil || !ok || as.BE32(mark)&bit == 0 {
 			continue
 		}
-		attrs := []wire.Attr{{Type: tupleOrig | unix.NLA_F_NESTED, Data: tuple}}
+		attrs := []wire.Attr{wire.Bytes(tupleOrig|unix.NLA_F_NESTED, tuple)}
 		for _, t := range []uint16{zone, id} {
 			if b, ok := as.Get(t); ok {
 				attrs = append(attrs, wire.Bytes(t, b))
 			}
 		}
-		_, err = c.s.Do(wire.Message{Type: msgDelete, Body: wire.Append([]byte{m.Body[0], unix.NFNETLINK_V0, 0, 0}, attrs...), Operation: "remove", Object: "conntrack entry"})
+		_, err = c.s.Do(wire.Message{Type: msgDelete, Body: wire.Append([]byte{m.Data[0], unix.NFNETLINK_V0, 0, 0}, attrs...), Operation: "remove", Object: "conntrack entry"})
 		switch {
 		case err == nil:
 			removed++

@@ -72,10 +72,10 @@ func (c *Conn) DestroyTimeWait(local, remote netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	if len(list) == 0 || len(list[0].Body) < messageLen {
+	if len(list) == 0 || len(list[0].Data) < messageLen {
 		return fmt.Errorf("look up %s: the kernel's answer is too short", object)
 	}
-	found := list[0].Body
+	found := list[0].Data
 	if found[1] != timeWait {
 		return fmt.Errorf("destroy %s: it is in state %s, not TIME_WAIT", object, state(found[1]))
 	}
@@ -128,10 +128,10 @@ func (c *Conn) Listening(but ...string) ([]netip.AddrPort, error) {
 			return nil, err
 		}
 		for _, m := range list {
-			if len(m.Body) < messageLen || own[binary.NativeEndian.Uint32(m.Body[68:])] {
+			if len(m.Data) < messageLen || own[binary.NativeEndian.Uint32(m.Data[68:])] {
 				continue
 			}
-			out = append(out, addresses(family, m.Body)...)
+			out = append(out, addresses(family, m.Data)...)
 		}
 	}
 	return out, nil

@@ -30,6 +30,9 @@ func canonical(name string, as wire.Attrs, members string) string {
 		return "[counter]"
 	}
 	as = slices.Clone(as)
+	for i := range as {
+		as[i].Type &^= unix.NLA_F_NESTED
+	}
 	slices.SortFunc(as, func(a, b wire.Attr) int { return int(a.Type) - int(b.Type) })
 	var b strings.Builder
 	b.WriteString("[" + name)
@@ -37,14 +40,10 @@ func canonical(name string, as wire.Attrs, members string) string {
 		if name == "lookup" && members != "" && (a.Type == unix.NFTA_LOOKUP_SET || a.Type == unix.NFTA_LOOKUP_SET_ID) {
 			continue
 		}
-		data := a.Data
-		if a.Nested != nil {
-			data = wire.Append(nil, a.Nested...)
-		}
 		if slices.Contains(nests[name], a.Type) {
-			fmt.Fprintf(&b, " %d=%s", a.Type, nested(data))
-		} else if len(bytes.Trim(data, "\x00")) > 0 {
-			fmt.Fprintf(&b, " %d=%x", a.Type, bytes.TrimRight(data, "\x00"))
+			fmt.Fprintf(&b, " %d=%s", a.Type, nested(a.Data))
+		} else if len(bytes.Trim(a.Data, "\x00")) > 0 {
+			fmt.Fprintf(&b, " %d=%x", a.Type, bytes.TrimRight(a.Data, "\x00"))
 		}
 	}
 	return b.String() + members + "]"

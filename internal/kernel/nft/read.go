@@ -53,10 +53,10 @@ func dump(s *wire.Socket, msg int, object string, attrs ...wire.Attr) ([]wire.At
 	}
 	var out []wire.Attrs
 	for _, m := range replies {
-		if len(m.Body) < 4 {
+		if len(m.Data) < 4 {
 			continue
 		}
-		as, err := wire.Decode(m.Body[4:])
+		as, err := wire.Decode(m.Data[4:])
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", object, err)
 		}
@@ -68,10 +68,10 @@ func dump(s *wire.Socket, msg int, object string, attrs ...wire.Attr) ([]wire.At
 // generation is a number that changes with every transaction.
 func generation(s *wire.Socket) (uint32, error) {
 	replies, err := s.Do(wire.Message{Type: subsystem(unix.NFT_MSG_GETGEN), Body: body(unix.AF_UNSPEC), Operation: "read", Object: "nft generation"})
-	if err != nil || len(replies) == 0 || len(replies[0].Body) < 4 {
+	if err != nil || len(replies) == 0 || len(replies[0].Data) < 4 {
 		return 0, err
 	}
-	as, err := wire.Decode(replies[0].Body[4:])
+	as, err := wire.Decode(replies[0].Data[4:])
 	return as.BE32(unix.NFTA_GEN_ID), err
 }
 

@@ -24,15 +24,15 @@ func (c *Conn) Interfaces() ([]plan.Interface, error) {
 	var out []plan.Interface
 	place := map[uint32]int{}
 	for _, m := range list {
-		if len(m.Body) < unix.SizeofIfInfomsg {
+		if len(m.Data) < unix.SizeofIfInfomsg {
 			continue
 		}
-		as, err := wire.Decode(m.Body[unix.SizeofIfInfomsg:])
+		as, err := wire.Decode(m.Data[unix.SizeofIfInfomsg:])
 		if err != nil {
 			return nil, err
 		}
-		flags := binary.NativeEndian.Uint32(m.Body[8:])
-		place[binary.NativeEndian.Uint32(m.Body[4:])] = len(out)
+		flags := binary.NativeEndian.Uint32(m.Data[8:])
+		place[binary.NativeEndian.Uint32(m.Data[4:])] = len(out)
 		out = append(out, plan.Interface{Name: as.String(unix.IFLA_IFNAME), Loopback: flags&unix.IFF_LOOPBACK != 0, Up: flags&unix.IFF_UP != 0, Enslaved: enslaved(as)})
 	}
 	if err := c.addresses(out, place); err != nil {
@@ -52,10 +52,10 @@ func (c *Conn) addresses(out []plan.Interface, place map[uint32]int) error {
 		return err
 	}
 	for _, m := range list {
-		if len(m.Body) < unix.SizeofIfAddrmsg {
+		if len(m.Data) < unix.SizeofIfAddrmsg {
 			continue
 		}
-		as, err := wire.Decode(m.Body[unix.SizeofIfAddrmsg:])
+		as, err := wire.Decode(m.Data[unix.SizeofIfAddrmsg:])
 		if err != nil {
 			return err
 		}
@@ -64,9 +64,9 @@ func (c *Conn) addresses(out []plan.Interface, place map[uint32]int) error {
 			b, _ = as.Get(unix.IFA_ADDRESS)
 		}
 		addr, ok := netip.AddrFromSlice(b)
-		i, known := place[binary.NativeEndian.Uint32(m.Body[4:])]
+		i, known := place[binary.NativeEndian.Uint32(m.Data[4:])]
 		if ok && known {
-			out[i].Addresses = append(out[i].Addresses, netip.PrefixFrom(addr, int(m.Body[1])))
+			out[i].Addresses = append(out[i].Addresses, netip.PrefixFrom(addr, int(m.Data[1])))
 		}
 	}
 	return nil
@@ -81,10 +81,10 @@ func (c *Conn) advertised(out []plan.Interface, place map[uint32]int) error {
 		return nil
 	}
 	for _, m := range list {
-		if len(m.Body) < unix.SizeofRtMsg || m.Body[0] != unix.AF_INET6 || m.Body[5] != unix.RTPROT_RA {
+		if len(m.Data) < unix.SizeofRtMsg || m.Data[0] != unix.AF_INET6 || m.Data[5] != unix.RTPROT_RA {
 			continue
 		}
-		as, err := wire.Decode(m.Body[unix.SizeofRtMsg:])
+		as, err := wire.Decode(m.Data[unix.SizeofRtMsg:])
 		if err != nil {
 			return err
 		}

@@ -289,7 +289,7 @@ func (c *Conn) rules(f plan.Family) ([]plan.Rule, error) {
 	}
 	var out []plan.Rule
 	for _, m := range list {
-		if r, ok := ParseRule(m.Body); ok {
+		if r, ok := ParseRule(m.Data); ok {
 			out = append(out, r)
 		}
 	}
@@ -335,17 +335,17 @@ func (c *Conn) routes(f plan.Family, table uint32) (ours []plan.Route, others in
 		return nil, 0, nil // no such table yet
 	}
 	for _, m := range list {
-		if len(m.Body) < unix.SizeofRtMsg {
+		if len(m.Data) < unix.SizeofRtMsg {
 			continue
 		}
-		as, err := wire.Decode(m.Body[unix.SizeofRtMsg:])
+		as, err := wire.Decode(m.Data[unix.SizeofRtMsg:])
 		if err != nil {
 			return nil, 0, err
 		}
 		if as.U32(unix.RTA_TABLE) != table {
 			continue
 		}
-		b := m.Body
+		b := m.Data
 		if b[1] == 0 && b[5] == protocol && b[7] == unix.RTN_LOCAL && as.U32(unix.RTA_OIF) == loopback && !as.Has(unix.RTA_GATEWAY) {
 			ours = append(ours, plan.Route{Family: f, Table: table})
 		} else {

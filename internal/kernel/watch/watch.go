@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"salp/internal/kernel/route"
@@ -45,7 +46,7 @@ type Conn struct{ nft, route *wire.Listener }
 
 const nfnlGroupNftables = 7 // NFNLGRP_NFTABLES
 
-var routeGroups = []int{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+var routeGroups = []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 	unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}
 
 // Open prepares to listen in the network namespace of the calling thread.
@@ -77,8 +78,8 @@ func (c *Conn) Run(stop <-chan struct{}, filter func() Filter, do func(Notice)) 
 	c.route.Rest()
 	var heard transactions
 	errs := make(chan error, 2)
-	go func() { errs <- hear(c.nft, do, func(m wire.Message) { heard.message(m, filter(), do) }) }()
-	go func() { errs <- hear(c.route, do, func(m wire.Message) { routing(m, filter(), do) }) }()
+	go func() { errs <- hear(c.nft, do, func(m netlink.Message) { heard.message(m, filter(), do) }) }()
+	go func() { errs <- hear(c.route, do, func(m netlink.Message) { routing(m, filter(), do) }) }()
 	var first error
 	running := 2
 	select {
@@ -94,7 +95,7 @@ func (c *Conn) Run(stop <-chan struct{}, filter func() Filter, do func(Notice)) 
 	return first
 }
 
-func hear(l *wire.Listener, do func(Notice), message func(wire.Message)) error {
+func hear(l *wire.Listener, do func(Notice), message func(netlink.Message)) error {
 	for {
 		switch err := l.Receive(message); {
 		case errors.Is(err, wire.ErrLost):
@@ -113,19 +114,19 @@ type transactions struct{ pending []string }
 
 const maxPending = 32 // of one transaction; the rest is not told
 
-func (t *transactions) message(m wire.Message, f Filter, do func(Notice)) {
-	if m.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Body) < 4 {
+func (t *transactions) message(m netlink.Message, f Filter, do func(Notice)) {
+	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < 4 {
 		return
 	}
-	own := slices.Contains(f.Own, m.Port)
-	if own && m.Type&0xff != unix.NFT_MSG_NEWGEN {
+	own := slices.Contains(f.Own, m.Header.PID)
+	if own && m.Header.Type&0xff != unix.NFT_MSG_NEWGEN {
 		return // the alive element comes by here twice a second
 	}
-	as, err := wire.Decode(m.Body[4:])
+	as, err := wire.Decode(m.Data[4:])
 	if err != nil {
 		return
 	}
-	if m.Type&0xff == unix.NFT_MSG_NEWGEN {
+	if m.Header.Type&0xff == unix.NFT_MSG_NEWGEN {
 		who := by(int(as.BE32(unix.NFTA_GEN_PROC_PID)), as.String(unix.NFTA_GEN_PROC_NAME))
 		for _, what := range t.pending {
 			do(Notice{Kind: Drift, What: what, By: who})
@@ -135,10 +136,10 @@ func (t *transactions) message(m wire.Message, f Filter, do func(Notice)) {
 	}
 	const tableName = 1 // the table's name has this number in every kind of message
 	table := as.String(tableName)
-	if m.Body[0] != unix.NFPROTO_INET || !slices.Contains(f.Tables, table) || len(t.pending) >= maxPending {
+	if m.Data[0] != unix.NFPROTO_INET || !slices.Contains(f.Tables, table) || len(t.pending) >= maxPending {
 		return
 	}
-	if what := describe(int(m.Type&0xff), table, as); !strings.Contains(what, " __set") { // a rule's own set comes and goes with it
+	if what := describe(int(m.Header.Type&0xff), table, as); !strings.Contains(what, " __set") { // a rule's own set comes and goes with it
 		t.pending = append(t.pending, what)
 	}
 }
@@ -166,41 +167,41 @@ func describe(msg int, table string, as wire.Attrs) string {
 	return object + " " + verb
 }
 
-func routing(m wire.Message, f Filter, do func(Notice)) {
-	if slices.Contains(f.Own, m.Port) {
+func routing(m netlink.Message, f Filter, do func(Notice)) {
+	if slices.Contains(f.Own, m.Header.PID) {
 		return
 	}
-	switch m.Type {
+	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		link(m, do)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		do(Notice{Kind: Facts, What: "address " + addressOf(m.Body) + verb(m.Type == unix.RTM_DELADDR), By: byPort(m.Port)})
+		do(Notice{Kind: Facts, What: "address " + addressOf(m.Data) + verb(m.Header.Type == unix.RTM_DELADDR), By: byPort(m.Header.PID)})
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
-		if r, ok := route.ParseRule(m.Body); ok && slices.Contains(f.Rules, r) {
-			do(Notice{Kind: Drift, What: "ip rule " + verb(m.Type == unix.RTM_DELRULE) + ": " + r.Text(), By: byPort(m.Port)})
+		if r, ok := route.ParseRule(m.Data); ok && slices.Contains(f.Rules, r) {
+			do(Notice{Kind: Drift, What: "ip rule " + verb(m.Header.Type == unix.RTM_DELRULE) + ": " + r.Text(), By: byPort(m.Header.PID)})
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		if t := tableOf(m.Body); slices.ContainsFunc(f.Routes, func(r plan.Route) bool { return r.Table == t }) {
-			do(Notice{Kind: Drift, What: fmt.Sprintf("ip route in table %d %s", t, verb(m.Type == unix.RTM_DELROUTE)), By: byPort(m.Port)})
+		if t := tableOf(m.Data); slices.ContainsFunc(f.Routes, func(r plan.Route) bool { return r.Table == t }) {
+			do(Notice{Kind: Drift, What: fmt.Sprintf("ip route in table %d %s", t, verb(m.Header.Type == unix.RTM_DELROUTE)), By: byPort(m.Header.PID)})
 		}
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		do(Notice{Kind: Sysctl, What: "network setting changed"})
 	}
 }
 
-func link(m wire.Message, do func(Notice)) {
-	if len(m.Body) < unix.SizeofIfInfomsg {
+func link(m netlink.Message, do func(Notice)) {
+	if len(m.Data) < unix.SizeofIfInfomsg {
 		return
 	}
-	as, err := wire.Decode(m.Body[unix.SizeofIfInfomsg:])
+	as, err := wire.Decode(m.Data[unix.SizeofIfInfomsg:])
 	if err != nil {
 		return
 	}
 	what := "changed"
-	if m.Type == unix.RTM_DELLINK {
+	if m.Header.Type == unix.RTM_DELLINK {
 		what = "removed"
 	}
-	do(Notice{Kind: Facts, What: "interface " + as.String(unix.IFLA_IFNAME) + " " + what, By: byPort(m.Port)})
+	do(Notice{Kind: Facts, What: "interface " + as.String(unix.IFLA_IFNAME) + " " + what, By: byPort(m.Header.PID)})
 }
 
 // addressOf is the address of a message, with a space after it, or "".

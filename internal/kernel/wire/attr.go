@@ -3,92 +3,55 @@ package wire
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 
-	"golang.org/x/sys/unix"
+	"github.com/mdlayher/netlink"
 )
 
-// Attr is a netlink attribute. Its payload is Data, or Nested when that is not nil. (netlink(7), include/uapi/linux/netlink.h)
-type Attr struct {
-	Type   uint16
-	Data   []byte
-	Nested []Attr
-}
+// Attr is a netlink attribute. The library's AttributeEncoder writes attributes one after the other; messages here are put
+// together from lists, which say in one place what a message holds.
+type Attr = netlink.Attribute
 
 // Bytes is an attribute with a raw payload.
 func Bytes(t uint16, b []byte) Attr { return Attr{Type: t, Data: b} }
 
 // String is an attribute with a string that ends in a zero byte.
-func String(t uint16, s string) Attr { return Attr{Type: t, Data: append([]byte(s), 0)} }
+func String(t uint16, s string) Attr { return Bytes(t, append([]byte(s), 0)) }
 
 // U8 is an attribute of one byte.
-func U8(t uint16, v uint8) Attr { return Attr{Type: t, Data: []byte{v}} }
+func U8(t uint16, v uint8) Attr { return Bytes(t, []byte{v}) }
 
 // U32 is an attribute in the byte order of the host.
-func U32(t uint16, v uint32) Attr {
-	return Attr{Type: t, Data: binary.NativeEndian.AppendUint32(nil, v)}
-}
-
-// BE16 is an attribute in network byte order.
-func BE16(t uint16, v uint16) Attr {
-	return Attr{Type: t, Data: binary.BigEndian.AppendUint16(nil, v)}
-}
+func U32(t uint16, v uint32) Attr { return Bytes(t, binary.NativeEndian.AppendUint32(nil, v)) }
 
 // BE32 is an attribute in network byte order.
-func BE32(t uint16, v uint32) Attr {
-	return Attr{Type: t, Data: binary.BigEndian.AppendUint32(nil, v)}
-}
+func BE32(t uint16, v uint32) Attr { return Bytes(t, binary.BigEndian.AppendUint32(nil, v)) }
 
 // BE64 is an attribute in network byte order.
-func BE64(t uint16, v uint64) Attr {
-	return Attr{Type: t, Data: binary.BigEndian.AppendUint64(nil, v)}
-}
+func BE64(t uint16, v uint64) Attr { return Bytes(t, binary.BigEndian.AppendUint64(nil, v)) }
 
 // Nest is an attribute that holds attributes.
-func Nest(t uint16, attrs ...Attr) Attr {
-	if attrs == nil {
-		attrs = []Attr{}
-	}
-	return Attr{Type: t, Nested: attrs}
-}
+func Nest(t uint16, attrs ...Attr) Attr { return Bytes(t|netlink.Nested, Append(nil, attrs...)) }
 
 // Append adds the encoded attributes to b.
 func Append(b []byte, attrs ...Attr) []byte {
-	for _, a := range attrs {
-		start := len(b)
-		b = append(b, 0, 0, 0, 0)
-		kind := a.Type
-		if a.Nested != nil {
-			kind |= unix.NLA_F_NESTED
-			b = Append(b, a.Nested...)
-		} else {
-			b = append(b, a.Data...)
-		}
-		binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start))
-		binary.NativeEndian.PutUint16(b[start+2:], kind)
-		for len(b)%unix.NLA_ALIGNTO != 0 {
-			b = append(b, 0)
-		}
+	encoded, err := netlink.MarshalAttributes(attrs)
+	if err != nil {
+		panic("wire: " + err.Error()) // only for a Length that is too short, and nobody sets one
 	}
-	return b
+	return append(b, encoded...)
 }
 
-// Attrs are the attributes of a message that was read; those inside an attribute are decoded when asked for.
+// Attrs are the attributes of a message that was read, without flags in their types; those inside an attribute are decoded when
+// asked for. The library's AttributeDecoder meets attributes in the order in which they came, these are looked up by type.
 type Attrs []Attr
 
-// Decode splits a message's attributes. Flag bits are taken off the types.
+// Decode splits a message's attributes.
 func Decode(b []byte) (Attrs, error) {
-	var as Attrs
-	for len(b) >= unix.SizeofNlAttr {
-		length := int(binary.NativeEndian.Uint16(b))
-		if length < unix.SizeofNlAttr || length > len(b) {
-			return nil, fmt.Errorf("netlink: attribute of %d bytes in %d bytes", length, len(b))
-		}
-		kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		as = append(as, Attr{Type: kind, Data: b[unix.SizeofNlAttr:length]})
-		b = b[min((length+3)&^3, len(b)):]
+	as, err := netlink.UnmarshalAttributes(b)
+	for i := range as {
+		as[i].Type &^= netlink.Nested | netlink.NetByteOrder
 	}
-	return as, nil
+	return as, err
 }
 
 // Get returns the payload of the attribute of that type, and whether there is one.
@@ -133,14 +96,6 @@ func (as Attrs) U32(t uint16) uint32 {
 func (as Attrs) BE32(t uint16) uint32 {
 	if b, _ := as.Get(t); len(b) >= 4 {
 		return binary.BigEndian.Uint32(b)
-	}
-	return 0
-}
-
-// BE64 returns a number in network byte order, or 0.
-func (as Attrs) BE64(t uint16) uint64 {
-	if b, _ := as.Get(t); len(b) >= 8 {
-		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }

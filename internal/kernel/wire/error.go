@@ -1,10 +1,12 @@
 package wire
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,4 +57,73 @@ func hint(errno unix.Errno) string {
 		return "the kernel is short of memory"
 	}
 	return ""
+}
+
+// refusal returns nil when an NLMSG_ERROR or NLMSG_DONE message is an acknowledgement.
+func refusal(asked Message, m netlink.Message) error {
+	if len(m.Data) < 4 {
+		return nil
+	}
+	errno := unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+	if errno == 0 {
+		return nil
+	}
+	e := &Error{Operation: asked.Operation, Object: asked.Object, Errno: errno, Hint: hint(errno)}
+	if m.Header.Flags&netlink.AcknowledgeTLVs == 0 {
+		return e
+	}
+	skip := 4
+	if m.Header.Type == netlink.Error {
+		skip += headerLen
+		if m.Header.Flags&netlink.Capped == 0 && len(m.Data) >= skip { // the request is echoed whole before the attributes
+			skip = 4 + max(headerLen, aligned(int(binary.NativeEndian.Uint32(m.Data[4:]))))
+		}
+	}
+	if len(m.Data) < skip {
+		return e
+	}
+	as, err := Decode(m.Data[skip:])
+	if err != nil {
+		return e
+	}
+	e.Words = as.String(unix.NLMSGERR_ATTR_MSG)
+	if as.Has(unix.NLMSGERR_ATTR_OFFS) {
+		e.Attribute = readable(asked, int(as.U32(unix.NLMSGERR_ATTR_OFFS)))
+	}
+	return e
+}
+
+// readable returns the string in the attribute of a request that the kernel points at, or the first one inside it (a refused nft
+// expression's name), or "" when there is no text.
+func readable(asked Message, offset int) string {
+	offset -= headerLen
+	if offset < 0 || offset > len(asked.Body) {
+		return ""
+	}
+	ad, err := netlink.NewAttributeDecoder(asked.Body[offset:])
+	if err != nil || !ad.Next() {
+		return ""
+	}
+	data := ad.Bytes()
+	if ad.TypeFlags()&netlink.Nested != 0 {
+		inner, err := Decode(data)
+		if err != nil || len(inner) == 0 {
+			return ""
+		}
+		data = inner[0].Data
+	}
+	return printable(data)
+}
+
+func printable(data []byte) string {
+	if len(data) < 2 || data[len(data)-1] != 0 {
+		return ""
+	}
+	data = data[:len(data)-1]
+	for _, c := range data {
+		if c < ' ' || c > '~' {
+			return ""
+		}
+	}
+	return string(data)
 }

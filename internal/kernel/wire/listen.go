@@ -6,96 +6,59 @@ import (
 	"os"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // Listener is a netlink socket that hears notifications. It is for one reader.
-type Listener struct {
-	f   *os.File
-	buf []byte
-}
+type Listener struct{ conn *netlink.Conn }
 
 // ErrLost says that notifications were lost because they came faster than they were read. Reading can go on.
 var ErrLost = errors.New("netlink: notifications were lost")
 
 // Listen opens a socket in the network namespace of the calling thread. It hears nothing before Join.
 func Listen(family int) (*Listener, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, family)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink socket of family %d: %w", family, err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("bind netlink socket of family %d: %w", family, err)
-	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
-	return &Listener{f: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, 64<<10)}, nil
+	conn, err := dial(family, &netlink.Config{MessageBufferSize: 64 << 10})
+	return &Listener{conn}, err
 }
 
 // Join begins to hear groups: numbers as RTNLGRP_LINK, not bit masks. A group that the kernel does not have is left out.
-func (l *Listener) Join(groups ...int) error {
-	return l.control(unix.NETLINK_ADD_MEMBERSHIP, groups)
-}
+func (l *Listener) Join(groups ...uint32) error { return each(groups, l.conn.JoinGroup) }
 
 // Leave stops to hear groups.
-func (l *Listener) Leave(groups ...int) error {
-	return l.control(unix.NETLINK_DROP_MEMBERSHIP, groups)
-}
+func (l *Listener) Leave(groups ...uint32) error { return each(groups, l.conn.LeaveGroup) }
 
-func (l *Listener) control(option int, groups []int) error {
-	raw, err := l.f.SyscallConn()
-	if err != nil {
-		return err
-	}
+func each(groups []uint32, do func(uint32) error) error {
 	var errs []error
-	err = raw.Control(func(fd uintptr) {
-		for _, g := range groups {
-			err := unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, option, g)
-			if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-				errs = append(errs, fmt.Errorf("netlink group %d: %w", g, err))
-			}
+	for _, g := range groups {
+		if err := do(g); err != nil && !Is(err, unix.EINVAL, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("netlink group %d: %w", g, err))
 		}
-	})
-	return errors.Join(append(errs, err)...)
+	}
+	return errors.Join(errs...)
 }
 
 // Wake makes a Receive that waits return os.ErrDeadlineExceeded.
-func (l *Listener) Wake() { _ = l.f.SetReadDeadline(time.Unix(1, 0)) }
+func (l *Listener) Wake() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // Rest undoes Wake.
-func (l *Listener) Rest() { _ = l.f.SetReadDeadline(time.Time{}) }
+func (l *Listener) Rest() { _ = l.conn.SetReadDeadline(time.Time{}) }
 
 // Close closes the socket; a Receive that waits returns os.ErrClosed.
-func (l *Listener) Close() error { return l.f.Close() }
+func (l *Listener) Close() error { return l.conn.Close() }
 
-// Receive waits for a datagram and calls do for each message in it. Bodies are valid only during the call.
-func (l *Listener) Receive(do func(Message)) error {
-	raw, err := l.f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var n int
-	var sender unix.Sockaddr
-	var readErr error
-	err = raw.Read(func(fd uintptr) bool {
-		for {
-			n, sender, readErr = unix.Recvfrom(int(fd), l.buf, 0)
-			if !errors.Is(readErr, unix.EINTR) {
-				return !errors.Is(readErr, unix.EAGAIN)
-			}
+// Receive waits for notifications and calls do for each.
+func (l *Listener) Receive(do func(netlink.Message)) error {
+	for m, err := range l.conn.ReceiveIter() {
+		switch {
+		case Is(err, unix.ENOBUFS):
+			return ErrLost
+		case Is(err, unix.EBADF): // so the library says that Close was called before
+			return os.ErrClosed
+		case err != nil:
+			return err
 		}
-	})
-	if err != nil {
-		return err
+		do(m)
 	}
-	if errors.Is(readErr, unix.ENOBUFS) {
-		return ErrLost
-	}
-	if readErr != nil {
-		return readErr
-	}
-	if from, ok := sender.(*unix.SockaddrNetlink); ok && from.Pid != 0 {
-		return nil // only the kernel is believed
-	}
-	return Split(l.buf[:n], do)
+	return nil
 }
