@@ -7,9 +7,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"salp/internal/kernel/diff"
@@ -28,16 +30,36 @@ const (
 )
 
 // Conn is a lasting rtnetlink connection in one network namespace. It is safe for concurrent use.
-type Conn struct{ s *wire.Socket }
+//
+// Interfaces, addresses and routes are listed by github.com/vishvananda/netlink. It cannot write for us: its Handle does not
+// tell the port of its socket, by which we know our own changes when they are announced, passes none of the kernel's words on,
+// and always asks for a rule that is like no other (see addRule). Nor can it list rules or hear of them: it drops their action,
+// their flags and every condition that is newer than itself, so that another program's rule would pass for ours.
+type Conn struct {
+	s    *wire.Socket
+	list *netlink.Handle
+}
 
 // Open opens the connection in the network namespace of the calling thread.
 func Open() (*Conn, error) {
 	s, err := wire.Open(unix.NETLINK_ROUTE)
-	return &Conn{s}, err
+	if err != nil {
+		return nil, err
+	}
+	list, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open netlink socket for lists: %w", err)
+	}
+	_ = list.SetStrictCheck(true) // the kernel filters, and not we what may be a million routes
+	return &Conn{s, list}, nil
 }
 
 // Close closes the connection.
-func (c *Conn) Close() error { return c.s.Close() }
+func (c *Conn) Close() error {
+	c.list.Close()
+	return c.s.Close()
+}
 
 // Port is the netlink port under which this connection's changes are announced.
 func (c *Conn) Port() uint32 { return c.s.Port() }
@@ -327,30 +349,26 @@ func ParseRule(b []byte) (plan.Rule, bool) {
 
 // routes returns our routes in a table and how many others it holds.
 func (c *Conn) routes(f plan.Family, table uint32) (ours []plan.Route, others int, err error) {
-	body := make([]byte, unix.SizeofRtMsg)
-	body[0], body[4] = family(f), shortTable(table)
-	list, err := c.s.Dump(wire.Message{Type: unix.RTM_GETROUTE, Body: wire.Append(body, wire.U32(unix.RTA_TABLE, table)),
-		Operation: "read", Object: fmt.Sprintf("ip routes of table %d", table)})
+	list, err := whole(fmt.Sprintf("ip routes of table %d", table), func() ([]netlink.Route, error) {
+		return c.list.RouteListFiltered(int(family(f)), &netlink.Route{Table: int(table)}, netlink.RT_FILTER_TABLE)
+	})
 	if wire.Is(err, unix.ENOENT, unix.EAFNOSUPPORT) {
 		return nil, 0, nil // no such table yet
 	}
-	for _, m := range list {
-		if len(m.Data) < unix.SizeofRtMsg {
-			continue
-		}
-		as, err := wire.Decode(m.Data[unix.SizeofRtMsg:])
-		if err != nil {
-			return nil, 0, err
-		}
-		if as.U32(unix.RTA_TABLE) != table {
-			continue
-		}
-		b := m.Data
-		if b[1] == 0 && b[5] == protocol && b[7] == unix.RTN_LOCAL && as.U32(unix.RTA_OIF) == loopback && !as.Has(unix.RTA_GATEWAY) {
+	for _, r := range list {
+		if isDefault(r.Dst) && r.Protocol == protocol && r.Type == unix.RTN_LOCAL && r.LinkIndex == loopback && r.Gw == nil {
 			ours = append(ours, plan.Route{Family: f, Table: table})
 		} else {
 			others++
 		}
 	}
 	return ours, others, err
+}
+
+func isDefault(dst *net.IPNet) bool {
+	if dst == nil {
+		return true
+	}
+	bits, _ := dst.Mask.Size()
+	return bits == 0
 }

@@ -41,7 +41,8 @@ type Filter struct {
 	Own    []uint32 // netlink ports whose changes are our own
 }
 
-// Conn hears the notifications of one network namespace.
+// Conn hears the notifications of one network namespace. It decodes them itself: vishvananda/netlink's subscriptions tell
+// nothing of rules, and not which program's socket a change came from.
 type Conn struct{ nft, route *wire.Listener }
 
 const nfnlGroupNftables = 7 // NFNLGRP_NFTABLES
