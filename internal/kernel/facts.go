@@ -3,12 +3,14 @@ package kernel
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
+	"salp/internal/kernel/sysctl"
 	"salp/internal/kernel/wire"
 	"salp/internal/plan"
-
-	"golang.org/x/sys/unix"
 )
 
 // Facts gathers what a plan needs to know about the host. It needs no privilege, except that only CAP_NET_ADMIN can tell
@@ -20,12 +22,12 @@ func (h *Host) Facts() (plan.Facts, error) {
 		return plan.Facts{}, err
 	}
 	f := plan.Facts{Interfaces: interfaces, IPv6: h.ipv6(), TProxy: h.tproxy()}
-	for i := range f.Interfaces {
-		f.Interfaces[i].AcceptsRA = f.Interfaces[i].AcceptsRA && h.kernelHearsRA(f.Interfaces[i].Name)
-	}
 	s, _, err := h.load()
 	if err != nil {
 		return plan.Facts{}, err
+	}
+	for i := range f.Interfaces {
+		f.Interfaces[i].AcceptsRA = h.hearsRA(f.Interfaces[i], s)
 	}
 	f.Ports = s.Ports
 	holders := []string{"self"}
@@ -46,11 +48,18 @@ func (h *Host) ipv6() bool {
 	return err == nil && off == "0"
 }
 
-// kernelHearsRA says whether the kernel itself takes router advertisements on an interface as a host does, and will not any
-// more once it forwards. Where a program like systemd-networkd listens to them the value is 0 and forwarding changes nothing.
-func (h *Host) kernelHearsRA(name string) bool {
-	v, err := h.sysctl.Read("net/ipv6/conf/" + name + "/accept_ra")
-	return err == nil && v == "1"
+// hearsRA says whether the kernel itself takes router advertisements on an interface as a host does, and would not any more once
+// it forwards. Where a program like systemd-networkd listens to them the value is 0 and forwarding changes nothing. Where Salp
+// has set 2 the answer stays yes, also while there is no route: else the next plan would give the 1 back while the host
+// forwards, and the routes would never return.
+func (h *Host) hearsRA(i plan.Interface, s *state) bool {
+	name := "net/ipv6/conf/" + i.Name + "/accept_ra"
+	v, err := h.sysctl.Read(name)
+	if err != nil {
+		return false
+	}
+	ours := slices.ContainsFunc(s.Sysctls, func(k sysctl.Kept) bool { return k.Name == name && k.Former == "1" && k.Set == v })
+	return ours || v == "1" && i.AcceptsRA
 }
 
 // tproxy says whether the kernel can divert. The answer is kept: a kernel does not unlearn it, and asking waits for all

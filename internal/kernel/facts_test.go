@@ -75,6 +75,35 @@ func TestFacts(t *testing.T) {
 	}
 }
 
+// TestAcceptRAStays: a plan that is made again keeps what it set, also while the interface has lost its route.
+func TestAcceptRAStays(t *testing.T) {
+	const accept = "net.ipv6.conf.g1.accept_ra"
+	r := newRig(t)
+	r.run("ip", "-6", "route", "add", "default", "via", "fd00:2::2", "dev", "g1", "proto", "ra")
+	r.run("sysctl", "-qw", accept+"=1")
+	h := r.open()
+	first := r.plan(h, everyMethod)
+	r.apply(h, first)
+	for _, when := range []string{"nothing", "route gone"} {
+		if when == "route gone" {
+			r.run("ip", "-6", "route", "del", "default", "dev", "g1", "proto", "ra")
+		}
+		if again := r.plan(h, everyMethod); !slices.Equal(again.Sysctls, first.Sysctls) {
+			t.Errorf("%s: %v, first %v", when, again.Sysctls, first.Sysctls)
+		}
+		r.apply(h, r.plan(h, everyMethod))
+		if got := strings.TrimSpace(r.run("sysctl", "-n", accept)); got != "2" {
+			t.Errorf("%s: %s is %s while the host forwards", when, accept, got)
+		}
+	}
+	if _, err := h.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(r.run("sysctl", "-n", accept)); got != "1" {
+		t.Errorf("afterwards %s is %s", accept, got)
+	}
+}
+
 func TestProbe(t *testing.T) {
 	r := newRig(t)
 	before := r.snapshot()

@@ -24,7 +24,7 @@ const (
 type Event struct {
 	What  string // "ip rule removed: …"
 	By    string // "nft (process 4711)", or "" when the kernel does not say
-	Facts bool   // an interface or address changed: the plan itself may have to. Else an object of the plan differs now
+	Facts bool   // an interface or address changed: the plan itself may have to. Else an object of the plan differs now, and By did it
 }
 
 // String tells what and by whom.
