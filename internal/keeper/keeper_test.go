@@ -357,10 +357,14 @@ func TestRepairs(t *testing.T) {
 	if s := r.status(); s.Kernel.InSync || len(s.Kernel.Differences) != 1 {
 		t.Errorf("kernel: %+v", s.Kernel)
 	}
-	r.kernel.tell(kernel.Event{})
+	r.kernel.tell(kernel.Event{What: "address added", Facts: true})
+	r.kernel.tell(kernel.Event{What: "ip rule removed", By: "ip (process 7)"})
 	s := r.await("repaired", time.Second, func(s admin.Status) bool { return len(s.Kernel.Repairs) == 1 })
 	if !s.Kernel.InSync {
 		t.Errorf("kernel: %+v", s.Kernel)
+	}
+	if by := s.Kernel.Repairs[0].By; by != "ip rule removed by ip (process 7) (and 1 more changes)" {
+		t.Errorf("repaired after %q", by)
 	}
 	r.logs("kernel repaired")
 	// The host changes, the plan with it; then it does not fit any more, and the last plan stays.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ type kernelHost interface {
 type repairing struct {
 	context  context.Context // ends the watch
 	watching bool
-	causes   []string       // what the kernel told since the last repair
+	causes   []kernel.Event // what the kernel told since the last repair
 	recent   []time.Time    // when repairs changed something
 	done     []admin.Repair // the last ones, for the status
 	failure  string         // why the last one failed
@@ -135,8 +136,12 @@ func (k *keeper) onKernel(e kernel.Event) {
 	if empty(k.plan) {
 		return
 	}
-	if len(k.repairing.causes) < repairsKept {
-		k.repairing.causes = append(k.repairing.causes, e.String())
+	room := repairsKept
+	if !e.Facts {
+		room *= 2 // many addresses that came first must not hide who changed an object
+	}
+	if len(k.repairing.causes) < room {
+		k.repairing.causes = append(k.repairing.causes, e)
 	}
 	delay := repairDelay
 	if k.repairing.fights(time.Now()) {
@@ -208,13 +213,15 @@ func (k *keeper) replan() bool {
 }
 
 // noteRepairs logs what was done in the kernel, and why: the plan had changed, or somebody had changed the kernel.
-func (k *keeper) noteRepairs(changes []kernel.Change, causes []string, planned bool, now time.Time) {
+func (k *keeper) noteRepairs(changes []kernel.Change, causes []kernel.Event, planned bool, now time.Time) {
 	if len(changes) == 0 {
 		return
 	}
 	by := ""
 	if len(causes) > 0 {
-		by = causes[0]
+		// The plan follows interfaces and addresses; a repair has a culprit, who changed an object of the plan.
+		first := slices.IndexFunc(causes, func(e kernel.Event) bool { return e.Facts == planned })
+		by = causes[max(first, 0)].String()
 		if more := len(causes) - 1; more > 0 {
 			by += fmt.Sprintf(" (and %d more changes)", more)
 		}
