@@ -18,18 +18,28 @@ func TestDemo(t *testing.T) {
 	t.Parallel()
 	slots <- struct{}{}
 	defer func() { <-slots }()
-	t.Run("whole", demoWhole)
-	t.Run("interrupted", demoInterrupted)
+	dir, err := os.MkdirTemp("", "salp") // short: it holds a Unix socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir) // a demo that was killed cannot remove its own
+	t.Run("whole", func(t *testing.T) { demoWhole(t, dir) })
+	t.Run("interrupted", func(t *testing.T) { demoInterrupted(t, dir) })
+}
+
+// demoCommand is `salp demo` with its temporary files in dir and no program in its PATH.
+func demoCommand(ctx context.Context, dir string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, salpBin, "demo")
+	cmd.Env = []string{"PATH=/nonexistent", "TMPDIR=" + dir}
+	return cmd
 }
 
 // demoWhole runs the demo as a user would, with nothing else in its PATH: it must succeed in time and leave nothing behind.
-func demoWhole(t *testing.T) {
-	before := leftovers(t)
+func demoWhole(t *testing.T, dir string) {
 	var out bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, salpBin, "demo")
-	cmd.Env = []string{"PATH=/nonexistent"}
+	cmd := demoCommand(ctx, dir)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	start := time.Now()
 	err := cmd.Run()
@@ -49,15 +59,14 @@ func demoWhole(t *testing.T) {
 	if strings.Contains(out.String(), "\x1b") {
 		t.Error("colours though the output is no terminal")
 	}
-	wantNoLeftovers(t, before)
+	wantNoLeftovers(t, dir)
 }
 
 // demoInterrupted sends the demo ^C early, in the midst and late, and at last a kill -9.
-func demoInterrupted(t *testing.T) {
-	before := leftovers(t)
+func demoInterrupted(t *testing.T, dir string) {
 	for _, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond} {
 		var out syncBuffer
-		cmd := exec.Command(salpBin, "demo")
+		cmd := demoCommand(t.Context(), dir)
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -80,9 +89,9 @@ func demoInterrupted(t *testing.T) {
 		if code := cmd.ProcessState.ExitCode(); code != 1 {
 			t.Errorf("exit code %d after ^C at %v, want 1:\n%s", code, after, out.String())
 		}
-		wantNoLeftovers(t, before)
+		wantNoLeftovers(t, dir)
 	}
-	cmd := exec.Command(salpBin, "demo")
+	cmd := demoCommand(t.Context(), dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -91,62 +100,43 @@ func demoInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed, as wanted
-	awaitNoProcesses(t, before)
+	awaitNoProcesses(t, dir)
 }
 
-// leftovers lists what a demo could leave: directories, and processes of the program under test.
-func leftovers(t *testing.T) map[string]bool {
+// demoProcesses finds the processes that have a file in dir in their command line.
+func demoProcesses(t *testing.T, dir string) (found []string) {
 	t.Helper()
-	found := map[string]bool{}
-	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), "salp-demo-*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range dirs {
-		found[d] = true
-	}
-	for p := range demoProcesses(t) {
-		found[p] = true
-	}
-	return found
-}
-
-// demoProcesses finds processes that have a demo's directory in their command line, or are workers of nobody.
-func demoProcesses(t *testing.T) map[string]bool {
-	t.Helper()
-	found := map[string]bool{}
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(text), "salp-demo-") {
-			found[path] = true
+		if err == nil && strings.Contains(string(text), dir) {
+			found = append(found, path)
 		}
 	}
 	return found
 }
 
-func wantNoLeftovers(t *testing.T, before map[string]bool) {
+func wantNoLeftovers(t *testing.T, dir string) {
 	t.Helper()
-	for what := range leftovers(t) {
-		if !before[what] {
-			t.Errorf("left behind: %s", what)
-		}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		t.Errorf("left behind: %s", e.Name())
+	}
+	for _, p := range demoProcesses(t, dir) {
+		t.Errorf("left behind: %s", p)
 	}
 }
 
-func awaitNoProcesses(t *testing.T, before map[string]bool) {
+func awaitNoProcesses(t *testing.T, dir string) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		left := 0
-		for p := range demoProcesses(t) {
-			if !before[p] {
-				left++
-			}
-		}
-		if left == 0 {
+		if len(demoProcesses(t, dir)) == 0 {
 			return
 		}
 	}
