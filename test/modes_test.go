@@ -36,6 +36,8 @@ var modes = []mode{
 	{name: "full-any", method: "tproxy", source: "client", sourcePort: "any"},
 	{name: "full-keep", method: "tproxy", source: "client", sourcePort: "keep"},
 	{name: "full-require", method: "tproxy", source: "client", sourcePort: "require"},
+	{name: "full-redirect-any", method: "redirect", source: "client", sourcePort: "any"},
+	{name: "full-redirect-keep", method: "redirect", source: "client", sourcePort: "keep"},
 }
 
 func modeNamed(name string) mode {

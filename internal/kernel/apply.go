@@ -190,7 +190,7 @@ func (h *Host) tell(left []string) {
 }
 
 // Remove takes away everything that the state file and our mark on nft tables say is ours, gives sysctls back that nobody else
-// has changed since, and forgets the conntrack entries of redirected connections. It needs no configuration, returns what it
+// has changed since, and forgets the conntrack entries of redirected connections and the sockets that stay in TIME_WAIT. It needs no configuration, returns what it
 // removed, and goes on after an error: what could not be removed stays in the state file for the next time.
 func (h *Host) Remove() ([]Change, error) {
 	h.mu.Lock()
@@ -222,7 +222,11 @@ func (h *Host) Remove() ([]Change, error) {
 	if entries > 0 {
 		changes = append(changes, Change{Op: diff.Remove, Object: "conntrack entries", Was: fmt.Sprintf("%d with our mark 0x%x", entries, s.CTMark)})
 	}
-	if err := errors.Join(routeErr, sysctlErr, ctErr); err != nil {
+	sockets, diagErr := h.diag.DestroyLeft(s.Marks)
+	if sockets > 0 {
+		changes = append(changes, Change{Op: diff.Remove, Object: "TCP sockets in TIME_WAIT", Was: fmt.Sprintf("%d with our marks 0x%x", sockets, s.Marks)})
+	}
+	if err := errors.Join(routeErr, sysctlErr, ctErr, diagErr); err != nil {
 		return changes, err
 	}
 	return changes, h.forget()

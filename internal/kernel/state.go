@@ -26,6 +26,7 @@ type state struct {
 	Routes    []stateRoute      `json:"routes,omitempty"`
 	Sysctls   []sysctl.Kept     `json:"sysctls,omitempty"` // in the order in which they were set
 	CTMark    uint32            `json:"ct_mark,omitempty"` // bits of the conntrack mark that are ours
+	Marks     uint32            `json:"marks,omitempty"`   // bits of socket marks that are ours
 	Ports     map[string]uint16 `json:"ports,omitempty"`   // local ports that diverted connections arrive at, by listener
 }
 
@@ -77,6 +78,7 @@ func (s *state) take(p plan.Plan) {
 			s.Tables = append(s.Tables, t.Name)
 		}
 	}
+	s.Marks |= p.Marks
 	s.Ports = map[string]uint16{}
 	eachExpr(p, func(chain string, e plan.Expr) {
 		switch e := e.(type) {

@@ -20,6 +20,9 @@ func Make(cfg *config.Config, f Facts) (Plan, error) {
 		}
 	}
 	p.Rules, p.Routes, p.Sysctls = r.rules(), r.routes(), r.sysctls()
+	if len(p.Tables) > 0 {
+		p.Marks = r.kernel.Marks
+	}
 	return p, nil
 }
 

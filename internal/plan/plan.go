@@ -12,6 +12,7 @@ type Plan struct {
 	Rules   []Rule   `json:"rules"`
 	Routes  []Route  `json:"routes"`
 	Sysctls []Sysctl `json:"sysctls"` // in the order to be set
+	Marks   uint32   `json:"marks"`   // the bits of packet, socket and conntrack marks that are Salp's, when any is used
 }
 
 // Family is an address family of rules and routes.
