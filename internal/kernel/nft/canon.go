@@ -15,29 +15,36 @@ import (
 // write differently or not at all is levelled: attributes in ascending order, zero values left out, counters' values left out,
 // and a rule's own set told by its members and not by the number in its name.
 
+// The library's expr.Unmarshal would not do for that: it leaves out what it does not know, so that a rule with a condition
+// more would pass for ours.
+
 // nests says which attributes of an expression hold attributes. The kernel does not flag them.
 var nests = map[string][]uint16{
 	"immediate": {unix.NFTA_IMMEDIATE_DATA},
 	"cmp":       {unix.NFTA_CMP_DATA},
 	"bitwise":   {unix.NFTA_BITWISE_MASK, unix.NFTA_BITWISE_XOR, 7 /* NFTA_BITWISE_DATA */},
-	"range":     {nftaRangeFrom, nftaRangeTo},
+	"range":     {unix.NFTA_RANGE_FROM_DATA, unix.NFTA_RANGE_TO_DATA},
 }
 
-// canonical is an expression's canonical form. members is the form of the set that a lookup uses, or "" when the set has a name
-// of its own.
-func canonical(name string, as wire.Attrs, members string) string {
+// canonical is the canonical form of an encoded expression. members gives the form of the set of a name when that set is a rule's
+// own, else "".
+func canonical(encoded []byte, members func(set string) string) string {
+	e, err := wire.Decode(encoded)
+	if err != nil {
+		return fmt.Sprintf("[?%x]", encoded)
+	}
+	name, as, inSet := e.String(unix.NFTA_EXPR_NAME), e.Nested(unix.NFTA_EXPR_DATA), ""
 	if name == "counter" {
 		return "[counter]"
 	}
-	as = slices.Clone(as)
-	for i := range as {
-		as[i].Type &^= unix.NLA_F_NESTED
+	if name == "lookup" {
+		inSet = members(as.String(unix.NFTA_LOOKUP_SET))
 	}
 	slices.SortFunc(as, func(a, b wire.Attr) int { return int(a.Type) - int(b.Type) })
 	var b strings.Builder
 	b.WriteString("[" + name)
 	for _, a := range as {
-		if name == "lookup" && members != "" && (a.Type == unix.NFTA_LOOKUP_SET || a.Type == unix.NFTA_LOOKUP_SET_ID) {
+		if inSet != "" && (a.Type == unix.NFTA_LOOKUP_SET || a.Type == unix.NFTA_LOOKUP_SET_ID) {
 			continue
 		}
 		if slices.Contains(nests[name], a.Type) {
@@ -46,7 +53,7 @@ func canonical(name string, as wire.Attrs, members string) string {
 			fmt.Fprintf(&b, " %d=%x", a.Type, bytes.TrimRight(a.Data, "\x00"))
 		}
 	}
-	return b.String() + members + "]"
+	return b.String() + inSet + "]"
 }
 
 // nested is the form of a value (bytes that count, zeros too) or a verdict.
@@ -83,11 +90,12 @@ func members(keyType uint32, interval bool, es []element) string {
 func (r rule) canonical() string {
 	var b strings.Builder
 	for _, e := range r.exprs {
-		inSet := ""
-		if e.set != nil {
-			inSet = members(e.set.keyType, e.set.interval, e.set.elements)
-		}
-		b.WriteString(canonical(e.name, e.attrs, inSet))
+		b.WriteString(canonical(e.encode(0), func(string) string {
+			if e.set == nil {
+				return ""
+			}
+			return members(e.set.keyType, e.set.interval, e.set.elements)
+		}))
 	}
 	return withComment(b.String(), r.comment)
 }

@@ -5,44 +5,38 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"salp/internal/kernel/wire"
 	"salp/internal/plan"
 )
 
-// Numbers that x/sys/unix lacks, from include/uapi/linux/netfilter/nf_tables.h.
 const (
-	nftaTProxyFamily  = 1
-	nftaTProxyRegAddr = 2
-	nftaTProxyRegPort = 3
-
-	nftaSocketKey  = 1
-	nftaSocketDReg = 2
-
-	nftaRangeSReg = 1
-	nftaRangeOp   = 2
-	nftaRangeFrom = 3
-	nftaRangeTo   = 4
-
-	socketTransparent = 0
-	socketMark        = 1
-	socketWildcard    = 2
-
-	fibResultAddrType = 3
-	fibFlagDaddr      = 1 << 1
-
-	redirFlagPort = 1 << 1 // NF_NAT_RANGE_PROTO_SPECIFIED
-	statusDNAT    = 1 << 5 // IPS_DST_NAT
-	policyAccept  = 1      // NF_ACCEPT
-	maxComment    = 128    // as nft allows
+	fibAddrType  = 38     // nft's data type of route types
+	statusDNAT   = 1 << 5 // IPS_DST_NAT
+	policyAccept = 1      // NF_ACCEPT
+	maxComment   = 128    // as nft allows
 )
 
-// expression is one nf_tables expression as it goes over the wire: a name and attributes.
+// expression is one nf_tables expression. The library encodes it.
 type expression struct {
-	name  string
-	attrs []wire.Attr
-	set   *anonymous // the set that a lookup makes along with its rule, or nil
+	expr.Any
+	set *anonymous // the set that a lookup makes along with its rule, or nil
+}
+
+// encode returns the name and the attributes. id is that of the lookup's own set in the transaction.
+func (e expression) encode(id uint32) []byte {
+	what := e.Any
+	if l, ok := what.(*expr.Lookup); ok && e.set != nil {
+		with := *l
+		with.SetID = id
+		what = &with
+	}
+	b, err := expr.Marshal(unix.NFPROTO_INET, what)
+	if err != nil {
+		panic("nft: " + err.Error()) // only for an attribute of a length that nobody sets
+	}
+	return b
 }
 
 // anonymous is a set that lives and dies with one rule.
@@ -96,32 +90,31 @@ func (c *compiler) add(e plan.Expr) error {
 		return c.dport(e)
 	case plan.TCPFlags:
 		c.tcp()
-		c.load("payload", be32(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1), be32(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER),
-			be32(unix.NFTA_PAYLOAD_OFFSET, 13), be32(unix.NFTA_PAYLOAD_LEN, 1))
+		c.payload(expr.PayloadBaseTransportHeader, 13, 1)
 		c.bitwise([]byte{e.Mask}, []byte{0})
 		c.compare(e.Not, []byte{e.Value})
 	case plan.SocketTransparent:
-		c.socket(socketTransparent)
+		c.socket(expr.SocketKeyTransparent)
 		c.compare(false, []byte{1})
 	case plan.SocketWildcard:
-		c.socket(socketWildcard)
+		c.socket(expr.SocketKeyWildcard)
 		c.compare(false, []byte{1})
 	case plan.SocketMark:
-		c.socket(socketMark)
+		c.socket(expr.SocketKeyMark)
 		c.masked(e.Mask, e.Value)
 	case plan.Mark:
-		c.meta(unix.NFT_META_MARK)
+		c.meta(expr.MetaKeyMARK)
 		c.masked(e.Mask, e.Value)
 	case plan.CTMark:
-		c.ct(unix.NFT_CT_MARK)
+		c.ct(expr.CtKeyMARK)
 		c.masked(e.Mask, e.Value)
 	case plan.CTDNAT:
-		c.ct(unix.NFT_CT_STATUS)
+		c.ct(expr.CtKeySTATUS)
 		c.bitwise(host32(statusDNAT), host32(0))
 		c.compare(!e.Not, host32(0))
 	case plan.InSet:
-		c.meta(unix.NFT_META_L4PROTO)
-		c.lookup(e.Not, wire.String(unix.NFTA_LOOKUP_SET, e.Set), nil)
+		c.meta(expr.MetaKeyL4PROTO)
+		c.lookup(e.Not, e.Set, nil)
 	case plan.DaddrType:
 		return c.daddrType(e)
 	case plan.Daddr:
@@ -135,88 +128,76 @@ func (c *compiler) add(e plan.Expr) error {
 func (c *compiler) statement(e plan.Expr) error {
 	switch e := e.(type) {
 	case plan.SetMark:
-		c.meta(unix.NFT_META_MARK)
+		c.meta(expr.MetaKeyMARK)
 		c.bitwise(host32(^e.Bits), host32(e.Bits))
-		c.load("meta", be32(unix.NFTA_META_KEY, unix.NFT_META_MARK), be32(unix.NFTA_META_SREG, unix.NFT_REG_1))
+		c.put(&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: unix.NFT_REG_1})
 	case plan.SetCTMark:
 		set := e.Bits
 		if e.Clear {
 			set = 0
 		}
-		c.ct(unix.NFT_CT_MARK)
+		c.ct(expr.CtKeyMARK)
 		c.bitwise(host32(^e.Bits), host32(set))
-		c.load("ct", be32(unix.NFTA_CT_KEY, unix.NFT_CT_MARK), be32(unix.NFTA_CT_SREG, unix.NFT_REG_1))
+		c.put(&expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: unix.NFT_REG_1})
 	case plan.SetZone:
 		c.immediate(unix.NFT_REG_1, binary.NativeEndian.AppendUint16(nil, e.Zone))
-		c.load("ct", be32(unix.NFTA_CT_KEY, unix.NFT_CT_ZONE), be32(unix.NFTA_CT_SREG, unix.NFT_REG_1))
+		c.put(&expr.Ct{Key: expr.CtKeyZONE, SourceRegister: true, Register: unix.NFT_REG_1})
 	case plan.TProxy:
 		c.tproxy(e.To)
 	case plan.Redirect:
 		c.immediate(unix.NFT_REG_1, binary.BigEndian.AppendUint16(nil, e.Port))
-		c.load("redir", be32(unix.NFTA_REDIR_REG_PROTO_MIN, unix.NFT_REG_1), be32(unix.NFTA_REDIR_REG_PROTO_MAX, unix.NFT_REG_1),
-			be32(unix.NFTA_REDIR_FLAGS, redirFlagPort))
+		c.put(&expr.Redir{RegisterProtoMin: unix.NFT_REG_1, RegisterProtoMax: unix.NFT_REG_1, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED})
 	case plan.RejectReset:
 		c.tcp()
-		c.load("reject", be32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST), wire.U8(unix.NFTA_REJECT_ICMP_CODE, 0))
+		c.put(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	case plan.Counter:
-		c.load("counter", wire.BE64(unix.NFTA_COUNTER_BYTES, 0), wire.BE64(unix.NFTA_COUNTER_PACKETS, 0))
+		c.put(&expr.Counter{})
 	case plan.Jump:
-		c.verdict(unix.NFT_JUMP, e.Chain)
+		c.put(&expr.Verdict{Kind: expr.VerdictJump, Chain: e.Chain})
 	case plan.Verdict:
-		code, ok := verdicts[e.Word]
+		kind, ok := verdicts[e.Word]
 		if !ok {
 			return fmt.Errorf("no such verdict: %q", e.Word)
 		}
-		c.verdict(code, "")
+		c.put(&expr.Verdict{Kind: kind})
 	default:
 		return fmt.Errorf("no such expression: %T", e)
 	}
 	return nil
 }
 
-const nfReturn = -5 // NFT_RETURN
-
-var verdicts = map[string]int32{"accept": 1, "drop": 0, "return": nfReturn}
-
-func be32(t uint16, v uint32) wire.Attr { return wire.BE32(t, v) }
+var verdicts = map[string]expr.VerdictKind{"accept": expr.VerdictAccept, "drop": expr.VerdictDrop, "return": expr.VerdictReturn}
 
 func host32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
-func value(t uint16, b []byte) wire.Attr {
-	return wire.Nest(t, wire.Bytes(unix.NFTA_DATA_VALUE, b))
+func (c *compiler) put(e expr.Any) { c.out = append(c.out, expression{Any: e}) }
+
+func (c *compiler) meta(key expr.MetaKey) { c.put(&expr.Meta{Key: key, Register: unix.NFT_REG_1}) }
+
+func (c *compiler) ct(key expr.CtKey) { c.put(&expr.Ct{Key: key, Register: unix.NFT_REG_1}) }
+
+func (c *compiler) socket(key expr.SocketKey) {
+	c.put(&expr.Socket{Key: key, Register: unix.NFT_REG_1})
 }
 
-func (c *compiler) load(name string, attrs ...wire.Attr) {
-	c.out = append(c.out, expression{name: name, attrs: attrs})
-}
-
-func (c *compiler) meta(key uint32) {
-	c.load("meta", be32(unix.NFTA_META_KEY, key), be32(unix.NFTA_META_DREG, unix.NFT_REG_1))
-}
-
-func (c *compiler) ct(key uint32) {
-	c.load("ct", be32(unix.NFTA_CT_KEY, key), be32(unix.NFTA_CT_DREG, unix.NFT_REG_1))
-}
-
-func (c *compiler) socket(key uint32) {
-	c.load("socket", be32(nftaSocketKey, key), be32(nftaSocketDReg, unix.NFT_REG_1))
+func (c *compiler) payload(base expr.PayloadBase, offset, length int) {
+	c.put(&expr.Payload{DestRegister: unix.NFT_REG_1, Base: base, Offset: uint32(offset), Len: uint32(length)})
 }
 
 func (c *compiler) compare(not bool, b []byte) {
-	op := uint32(unix.NFT_CMP_EQ)
+	op := expr.CmpOpEq
 	if not {
-		op = unix.NFT_CMP_NEQ
+		op = expr.CmpOpNeq
 	}
 	c.cmp(op, b)
 }
 
-func (c *compiler) cmp(op uint32, b []byte) {
-	c.load("cmp", be32(unix.NFTA_CMP_SREG, unix.NFT_REG_1), be32(unix.NFTA_CMP_OP, op), value(unix.NFTA_CMP_DATA, b))
+func (c *compiler) cmp(op expr.CmpOp, b []byte) {
+	c.put(&expr.Cmp{Op: op, Register: unix.NFT_REG_1, Data: b})
 }
 
 func (c *compiler) bitwise(mask, xor []byte) {
-	c.load("bitwise", be32(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1), be32(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1),
-		be32(unix.NFTA_BITWISE_LEN, uint32(len(mask))), value(unix.NFTA_BITWISE_MASK, mask), value(unix.NFTA_BITWISE_XOR, xor))
+	c.put(&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: uint32(len(mask)), Mask: mask, Xor: xor})
 }
 
 func (c *compiler) masked(mask, want uint32) {
@@ -225,28 +206,15 @@ func (c *compiler) masked(mask, want uint32) {
 }
 
 func (c *compiler) immediate(register uint32, b []byte) {
-	c.load("immediate", be32(unix.NFTA_IMMEDIATE_DREG, register), value(unix.NFTA_IMMEDIATE_DATA, b))
-}
-
-func (c *compiler) verdict(code int32, chain string) {
-	attrs := []wire.Attr{be32(unix.NFTA_VERDICT_CODE, uint32(code))}
-	if chain != "" {
-		attrs = append(attrs, wire.String(unix.NFTA_VERDICT_CHAIN, chain))
-	}
-	c.load("immediate", be32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT),
-		wire.Nest(unix.NFTA_IMMEDIATE_DATA, wire.Nest(unix.NFTA_DATA_VERDICT, attrs...)))
+	c.put(&expr.Immediate{Register: register, Data: b})
 }
 
 // lookup matches the register in a set: a named one, or (set not nil) one that is made with the rule.
-func (c *compiler) lookup(not bool, name wire.Attr, set *anonymous) {
-	attrs := []wire.Attr{be32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1), name}
-	if not {
-		attrs = append(attrs, be32(unix.NFTA_LOOKUP_FLAGS, unix.NFT_LOOKUP_F_INV))
-	}
-	c.out = append(c.out, expression{name: "lookup", attrs: attrs, set: set})
+func (c *compiler) lookup(not bool, name string, set *anonymous) {
+	c.out = append(c.out, expression{Any: &expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: name, Invert: not}, set: set})
 }
 
-var newSet = wire.String(unix.NFTA_LOOKUP_SET, "__set%d") // the kernel fills in a free number
+const newSet = "__set%d" // the kernel fills in a free number
 
 // member compares the register with one value or looks it up among several.
 func (c *compiler) member(not bool, kind setType, keys [][]byte) {
@@ -273,7 +241,7 @@ func (c *compiler) iifname(e plan.IIFName) error {
 	if len(keys) == 0 {
 		return fmt.Errorf("iifname without a name")
 	}
-	c.meta(unix.NFT_META_IIFNAME)
+	c.meta(expr.MetaKeyIIFNAME)
 	c.member(e.Not, setTypes["ifname"], keys)
 	return nil
 }
@@ -286,7 +254,7 @@ func (c *compiler) l4proto(e plan.L4Proto) error {
 	if len(keys) == 0 {
 		return fmt.Errorf("l4proto without a protocol")
 	}
-	c.meta(unix.NFT_META_L4PROTO)
+	c.meta(expr.MetaKeyL4PROTO)
 	c.member(false, setType{number: setTypes["inet_proto"].number, length: 1, order: hostOrder}, keys)
 	if len(keys) == 1 {
 		c.l4 = e.Protos[0]
@@ -299,7 +267,7 @@ func (c *compiler) tcp() {
 	if c.l4 == unix.IPPROTO_TCP {
 		return
 	}
-	c.meta(unix.NFT_META_L4PROTO)
+	c.meta(expr.MetaKeyL4PROTO)
 	c.compare(false, []byte{unix.IPPROTO_TCP})
 	c.l4 = unix.IPPROTO_TCP
 }
@@ -308,7 +276,7 @@ func (c *compiler) nfproto(f plan.Family) {
 	if c.family == f {
 		return
 	}
-	c.meta(unix.NFT_META_NFPROTO)
+	c.meta(expr.MetaKeyNFPROTO)
 	c.compare(false, []byte{nfproto(f)})
 	c.family = f
 }
@@ -330,8 +298,7 @@ func (c *compiler) dport(e plan.DPort) error {
 		}
 	}
 	c.tcp()
-	c.load("payload", be32(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1), be32(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER),
-		be32(unix.NFTA_PAYLOAD_OFFSET, 2), be32(unix.NFTA_PAYLOAD_LEN, 2))
+	c.payload(expr.PayloadBaseTransportHeader, 2, 2)
 	ports := joined(e.Ranges)
 	if len(e.Ranges) == 1 {
 		c.portRange(ports[0])
@@ -361,8 +328,8 @@ func (c *compiler) portRange(r plan.PortRange) {
 		c.compare(false, port(r.First))
 		return
 	}
-	c.cmp(unix.NFT_CMP_GTE, port(r.First))
-	c.cmp(unix.NFT_CMP_LTE, port(r.Last))
+	c.cmp(expr.CmpOpGte, port(r.First))
+	c.cmp(expr.CmpOpLte, port(r.Last))
 }
 
 func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
@@ -383,7 +350,7 @@ func (c *compiler) daddrType(e plan.DaddrType) error {
 	if len(keys) == 0 {
 		return fmt.Errorf("fib daddr type without a type")
 	}
-	c.load("fib", be32(unix.NFTA_FIB_DREG, unix.NFT_REG_1), be32(unix.NFTA_FIB_RESULT, fibResultAddrType), be32(unix.NFTA_FIB_FLAGS, fibFlagDaddr))
+	c.put(&expr.Fib{Register: unix.NFT_REG_1, FlagDADDR: true, ResultADDRTYPE: true})
 	c.member(e.Not, setType{number: fibAddrType, length: 4, order: hostOrder}, keys)
 	return nil
 }
@@ -392,7 +359,7 @@ func (c *compiler) daddr(e plan.Daddr) error {
 	if !e.Prefix.IsValid() {
 		return fmt.Errorf("daddr without a prefix")
 	}
-	family, offset := plan.IPv4, uint32(16)
+	family, offset := plan.IPv4, 16
 	if e.Prefix.Addr().Is6() {
 		family, offset = plan.IPv6, 24
 	}
@@ -402,8 +369,7 @@ func (c *compiler) daddr(e plan.Daddr) error {
 	if bits > 0 && bits%8 == 0 {
 		length = bits / 8 // whole bytes: the shorter load needs no mask
 	}
-	c.load("payload", be32(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1), be32(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_NETWORK_HEADER),
-		be32(unix.NFTA_PAYLOAD_OFFSET, offset), be32(unix.NFTA_PAYLOAD_LEN, uint32(length)))
+	c.payload(expr.PayloadBaseNetworkHeader, offset, length)
 	if length == len(addr) && bits < 8*length {
 		mask := make([]byte, length)
 		for i := range bits {
@@ -417,11 +383,11 @@ func (c *compiler) daddr(e plan.Daddr) error {
 
 func (c *compiler) tproxy(to netip.AddrPort) {
 	addr := to.Addr().Unmap()
-	family := uint32(unix.NFPROTO_IPV4)
+	family := byte(unix.NFPROTO_IPV4)
 	if addr.Is6() {
 		family = unix.NFPROTO_IPV6
 	}
 	c.immediate(unix.NFT_REG_1, addr.AsSlice())
 	c.immediate(unix.NFT_REG_2, port(to.Port()))
-	c.load("tproxy", be32(nftaTProxyFamily, family), be32(nftaTProxyRegAddr, unix.NFT_REG_1), be32(nftaTProxyRegPort, unix.NFT_REG_2))
+	c.put(&expr.TProxy{Family: family, RegAddr: unix.NFT_REG_1, RegPort: unix.NFT_REG_2})
 }

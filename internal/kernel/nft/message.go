@@ -18,7 +18,10 @@ const (
 	tableFlagOwner    = 2 // NFT_TABLE_F_OWNER, Linux 5.12
 )
 
-// transaction collects messages that the kernel takes all or none of.
+func be32(t uint16, v uint32) wire.Attr { return wire.BE32(t, v) }
+
+// transaction collects messages that the kernel takes all or none of. The library's own Conn would not do: it does not tell
+// which object the kernel refused and knows no user data of tables, by which we know ours.
 type transaction struct {
 	messages []wire.Message
 	setID    uint32
@@ -106,12 +109,11 @@ func (t *transaction) addRule(table, chain string, r rule) {
 	object := "nft rule inet " + table + " " + chain + ": " + r.text
 	var list []wire.Attr
 	for _, e := range r.exprs {
-		attrs := e.attrs
+		var id uint32
 		if e.set != nil {
-			id := t.addAnonymous(table, e.set, object)
-			attrs = append(attrs[:len(attrs):len(attrs)], be32(unix.NFTA_LOOKUP_SET_ID, id))
+			id = t.addAnonymous(table, e.set, object)
 		}
-		list = append(list, wire.Nest(unix.NFTA_LIST_ELEM, wire.String(unix.NFTA_EXPR_NAME, e.name), wire.Nest(unix.NFTA_EXPR_DATA, attrs...)))
+		list = append(list, wire.Bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, e.encode(id)))
 	}
 	attrs := []wire.Attr{wire.String(unix.NFTA_RULE_TABLE, table), wire.String(unix.NFTA_RULE_CHAIN, chain), wire.Nest(unix.NFTA_RULE_EXPRESSIONS, list...)}
 	if r.comment != "" {
@@ -131,11 +133,11 @@ func (t *transaction) addAnonymous(table string, s *anonymous, object string) ui
 	if s.interval {
 		flags |= unix.NFT_SET_INTERVAL
 	}
-	t.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, object, wire.String(unix.NFTA_SET_TABLE, table), wire.String(unix.NFTA_SET_NAME, "__set%d"),
+	t.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, object, wire.String(unix.NFTA_SET_TABLE, table), wire.String(unix.NFTA_SET_NAME, newSet),
 		be32(unix.NFTA_SET_FLAGS, flags), be32(unix.NFTA_SET_KEY_TYPE, s.keyType), be32(unix.NFTA_SET_KEY_LEN, uint32(s.keyLen)),
 		be32(unix.NFTA_SET_ID, t.setID), wire.Nest(unix.NFTA_SET_DESC, be32(unix.NFTA_SET_DESC_SIZE, uint32(len(s.elements)))),
 		wire.Bytes(unix.NFTA_SET_USERDATA, setUserdata(s.order, s.interval)))
-	t.addElements(table, "__set%d", t.setID, s.elements, 0, object)
+	t.addElements(table, newSet, t.setID, s.elements, 0, object)
 	return t.setID
 }
 

@@ -205,20 +205,19 @@ func readRules(s *wire.Socket, t *table) error {
 func (t *table) ruleForm(as wire.Attrs) string {
 	var b bytes.Buffer
 	for _, one := range as.Nested(unix.NFTA_RULE_EXPRESSIONS) {
-		e, err := wire.Decode(one.Data)
-		if err != nil {
-			fmt.Fprintf(&b, "[?%x]", one.Data)
-			continue
-		}
-		name, attrs := e.String(unix.NFTA_EXPR_NAME), e.Nested(unix.NFTA_EXPR_DATA)
-		inSet := ""
-		if s := t.sets[attrs.String(unix.NFTA_LOOKUP_SET)]; name == "lookup" && s != nil && s.flags&unix.NFT_SET_ANONYMOUS != 0 {
-			inSet = members(s.keyType, s.flags&unix.NFT_SET_INTERVAL != 0, s.elements)
-		}
-		b.WriteString(canonical(name, attrs, inSet))
+		b.WriteString(canonical(one.Data, t.ownMembers))
 	}
 	data, _ := as.Get(unix.NFTA_RULE_USERDATA)
 	return withComment(b.String(), commentOf(data))
+}
+
+// ownMembers is the form of a set that belongs to one rule, or "".
+func (t *table) ownMembers(name string) string {
+	s := t.sets[name]
+	if s == nil || s.flags&unix.NFT_SET_ANONYMOUS == 0 {
+		return ""
+	}
+	return members(s.keyType, s.flags&unix.NFT_SET_INTERVAL != 0, s.elements)
 }
 
 // commentOf finds the comment in user data as nft writes it.

@@ -27,8 +27,6 @@ type setType struct {
 	order  uint32
 }
 
-const fibAddrType = 38
-
 var setTypes = map[string]setType{
 	"ipv4_addr":    {7, 4, networkOrder},
 	"ipv6_addr":    {8, 16, networkOrder},

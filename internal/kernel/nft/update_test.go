@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"salp/internal/kernel/wire"
 	"salp/internal/plan"
 )
@@ -133,7 +135,9 @@ func TestLackingExpression(t *testing.T) {
 	if err := tx.addChain("t", plan.Chain{Name: "c"}); err != nil {
 		t.Fatal(err)
 	}
-	tx.addRule("t", "c", rule{text: "wish", exprs: []expression{{name: "wish"}}})
+	wish := wire.Nest(unix.NFTA_LIST_ELEM, wire.String(unix.NFTA_EXPR_NAME, "wish"), wire.Nest(unix.NFTA_EXPR_DATA))
+	tx.add(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE, "nft rule inet t c: wish", wire.String(unix.NFTA_RULE_TABLE, "t"), wire.String(unix.NFTA_RULE_CHAIN, "c"),
+		wire.Nest(unix.NFTA_RULE_EXPRESSIONS, wish))
 	err := tx.commit(c.writer)
 	if err == nil || !strings.HasPrefix(err.Error(), `add nft rule inet t c: wish: no such file or directory (ENOENT)`) || !strings.Contains(err.Error(), `about "wish"`) {
 		t.Errorf("error: %v", err)
