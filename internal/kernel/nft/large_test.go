@@ -34,6 +34,31 @@ func TestLargeTable(t *testing.T) {
 	}
 }
 
+// TestLargeSets writes more members than one message holds.
+func TestLargeSets(t *testing.T) {
+	h := host(t)
+	c := open(t, h, "/run/test")
+	var single, ranges plan.DPort
+	hosts := plan.Set{Name: "hosts", Type: "ipv4_addr", Interval: true}
+	for i := range 5000 {
+		single.Ranges = append(single.Ranges, plan.PortRange{First: uint16(2*i + 1), Last: uint16(2*i + 1)})
+		ranges.Ranges = append(ranges.Ranges, plan.PortRange{First: uint16(5*i + 1), Last: uint16(5*i + 3)})
+		hosts.Elements = append(hosts.Elements, fmt.Sprintf("10.0.%d.%d", i/100, 2*(i%100)))
+	}
+	accept := plan.Verdict{Word: "accept"}
+	want := []plan.Table{{Name: "salp", Sets: []plan.Set{hosts}, Chains: []plan.Chain{{Name: "c",
+		Rules: []plan.NFTRule{{Exprs: []plan.Expr{single, accept}}, {Exprs: []plan.Expr{ranges, accept}}}}}}}
+	if _, err := c.Apply(want, nil); err != nil {
+		t.Fatalf("%.500v", err)
+	}
+	if again, err := c.Apply(want, nil); err != nil || len(again) > 0 {
+		t.Errorf("again: %d changes, %v", len(again), err)
+	}
+	if list := nft(t, h, "list", "table", "inet", "salp"); strings.Count(list, "-") != 5000 || !strings.Contains(list, "9999 }") || !strings.Contains(list, "10.0.49.198") {
+		t.Errorf("nft lists %d ranges", strings.Count(list, "-"))
+	}
+}
+
 // TestLargeRefusal gets more refusals than the answer's buffer holds: it must still be an error, and nothing be left.
 func TestLargeRefusal(t *testing.T) {
 	h := host(t)

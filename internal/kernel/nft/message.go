@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -175,29 +176,35 @@ func (t *transaction) flushSet(table, set string) {
 		wire.String(unix.NFTA_SET_ELEM_LIST_SET, set))
 }
 
+// maxElements is how many members go into one message: an attribute holds less than 64 KiB.
+const maxElements = 1000
+
 // addElements adds members; with a timeout above zero they go by themselves after it. id is that of a set of the same
 // transaction, or 0.
 func (t *transaction) addElements(table, set string, id uint32, es []element, timeout time.Duration, object string) {
-	if len(es) == 0 {
-		return
-	}
-	var list []wire.Attr
-	for _, e := range es {
-		attrs := []wire.Attr{wire.Nest(unix.NFTA_SET_ELEM_KEY, wire.Bytes(unix.NFTA_DATA_VALUE, e.key))}
-		if e.end {
-			attrs = append(attrs, be32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END))
+	for part := range slices.Chunk(es, maxElements) {
+		var list []wire.Attr
+		for _, e := range part {
+			list = append(list, wire.Nest(unix.NFTA_LIST_ELEM, e.attrs(timeout)...))
 		}
-		if e.open {
-			attrs = append(attrs, wire.Bytes(unix.NFTA_SET_ELEM_USERDATA, binary.NativeEndian.AppendUint32([]byte{1, 4}, 1)))
+		attrs := []wire.Attr{wire.String(unix.NFTA_SET_ELEM_LIST_TABLE, table), wire.String(unix.NFTA_SET_ELEM_LIST_SET, set)}
+		if id != 0 {
+			attrs = append(attrs, be32(unix.NFTA_SET_ELEM_LIST_SET_ID, id))
 		}
-		if timeout > 0 {
-			attrs = append(attrs, wire.BE64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(max(timeout.Milliseconds(), 1))))
-		}
-		list = append(list, wire.Nest(unix.NFTA_LIST_ELEM, attrs...))
+		t.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, object, append(attrs, wire.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
 	}
-	attrs := []wire.Attr{wire.String(unix.NFTA_SET_ELEM_LIST_TABLE, table), wire.String(unix.NFTA_SET_ELEM_LIST_SET, set)}
-	if id != 0 {
-		attrs = append(attrs, be32(unix.NFTA_SET_ELEM_LIST_SET_ID, id))
+}
+
+func (e element) attrs(timeout time.Duration) []wire.Attr {
+	attrs := []wire.Attr{wire.Nest(unix.NFTA_SET_ELEM_KEY, wire.Bytes(unix.NFTA_DATA_VALUE, e.key))}
+	if e.end {
+		attrs = append(attrs, be32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END))
 	}
-	t.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, object, append(attrs, wire.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
+	if e.open {
+		attrs = append(attrs, wire.Bytes(unix.NFTA_SET_ELEM_USERDATA, binary.NativeEndian.AppendUint32([]byte{1, 4}, 1)))
+	}
+	if timeout > 0 {
+		attrs = append(attrs, wire.BE64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(max(timeout.Milliseconds(), 1))))
+	}
+	return attrs
 }

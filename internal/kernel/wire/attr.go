@@ -36,7 +36,7 @@ func Nest(t uint16, attrs ...Attr) Attr { return Bytes(t|netlink.Nested, Append(
 func Append(b []byte, attrs ...Attr) []byte {
 	encoded, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
-		panic("wire: " + err.Error()) // only for a Length that is too short, and nobody sets one
+		panic("wire: " + err.Error()) // only for a payload of 64 KiB, and nobody comes near
 	}
 	return append(b, encoded...)
 }
