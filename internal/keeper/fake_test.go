@@ -179,7 +179,8 @@ func start(t *testing.T, text string, fake *fakeKernel) *rig {
 
 func (r *rig) write(text string) {
 	r.t.Helper()
-	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
+	fresh := r.file + ".new" // and then renamed: a reload that reads meanwhile must not find an empty file
+	if err := errors.Join(os.WriteFile(fresh, []byte(text), 0o600), os.Rename(fresh, r.file)); err != nil {
 		r.t.Fatal(err)
 	}
 }
