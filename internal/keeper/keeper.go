@@ -29,7 +29,8 @@ const (
 	refreshEvery = 2*pulseEvery - pulseEvery/4
 	// aliveFor is how long the kernel goes on to divert when the keeper itself hangs.
 	aliveFor = 2 * time.Second
-	// restartFirst and restartMost bound the pause before a worker that ended is replaced; it doubles each time.
+	// restartFirst and restartMost bound the pause before a worker that ended is replaced; it doubles each time. One that lived long is
+	// replaced at once.
 	restartFirst = 100 * time.Millisecond
 	restartMost  = 5 * time.Second
 	// longPause is a pause so long that connections which wait for the next worker are reset: those that follow pass by.
@@ -317,13 +318,13 @@ func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 		k.current = nil
 		k.dropAlive()
 		if now.Sub(w.since) > steadyAfter {
-			k.pause = restartFirst
+			k.pause = 0 // it was well: connections wait in the queues for the next one
 		}
 		w.log.Error("worker ended, it will be replaced", "reason", w.describeEnd(err), "in", k.pause)
 		k.restarts++
 		k.agenda.at(taskRestart, now.Add(k.pause))
 		k.agenda.at(taskPulse, now)
-		k.pause = min(2*k.pause, restartMost)
+		k.pause = min(max(2*k.pause, restartFirst), restartMost)
 	case w.state == admin.WorkerDraining && w.refusal == "" && err == nil:
 		w.log.Info("worker drained", "connections_reset", w.cut)
 	default:
