@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,10 +16,16 @@ import (
 
 const maxTries = 8 // of a list that another program's change interrupted
 
-// whole lists objects, and asks again when a change interrupted the kernel's answer.
-func whole[T any](what string, list func() ([]T, error)) ([]T, error) {
+// whole lists objects, and asks again when a change interrupted the kernel's answer. A Handle that is closed would open a socket
+// in whatever namespace the thread is in: so it is not asked any more.
+func whole[T any](c *Conn, what string, list func(*netlink.Handle) ([]T, error)) ([]T, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.list == nil {
+		return nil, fmt.Errorf("list %s: %w", what, os.ErrClosed)
+	}
 	for range maxTries {
-		out, err := list()
+		out, err := list(c.list)
 		if errors.Is(err, netlink.ErrDumpInterrupted) {
 			continue
 		}
@@ -33,16 +40,16 @@ func whole[T any](what string, list func() ([]T, error)) ([]T, error) {
 // Interfaces returns the interfaces with their addresses. AcceptsRA says only that an interface has a route learned from
 // router advertisements; the caller knows whether the kernel or a program listens to them.
 func (c *Conn) Interfaces() ([]plan.Interface, error) {
-	links, err := whole("interfaces", c.list.LinkList)
+	links, err := whole(c, "interfaces", (*netlink.Handle).LinkList)
 	if err != nil {
 		return nil, err
 	}
-	addresses, err := whole("addresses", func() ([]netlink.Addr, error) { return c.list.AddrList(nil, netlink.FAMILY_ALL) })
+	addresses, err := whole(c, "addresses", func(h *netlink.Handle) ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}
-	advertised, err := whole("IPv6 routes", func() ([]netlink.Route, error) {
-		return c.list.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE) // of any table
+	advertised, err := whole(c, "IPv6 routes", func(h *netlink.Handle) ([]netlink.Route, error) {
+		return h.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE) // of any table
 	})
 	if err != nil && !wire.Is(err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.ENOENT) {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -37,7 +38,8 @@ const (
 // their flags and every condition that is newer than itself, so that another program's rule would pass for ours.
 type Conn struct {
 	s    *wire.Socket
-	list *netlink.Handle
+	mu   sync.Mutex      // for list
+	list *netlink.Handle // nil when closed
 }
 
 // Open opens the connection in the network namespace of the calling thread.
@@ -52,12 +54,17 @@ func Open() (*Conn, error) {
 		return nil, fmt.Errorf("open netlink socket for lists: %w", err)
 	}
 	_ = list.SetStrictCheck(true) // the kernel filters, and not we what may be a million routes
-	return &Conn{s, list}, nil
+	return &Conn{s: s, list: list}, nil
 }
 
 // Close closes the connection.
 func (c *Conn) Close() error {
-	c.list.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.list != nil {
+		c.list.Close()
+		c.list = nil
+	}
 	return c.s.Close()
 }
 
@@ -349,8 +356,8 @@ func ParseRule(b []byte) (plan.Rule, bool) {
 
 // routes returns our routes in a table and how many others it holds.
 func (c *Conn) routes(f plan.Family, table uint32) (ours []plan.Route, others int, err error) {
-	list, err := whole(fmt.Sprintf("ip routes of table %d", table), func() ([]netlink.Route, error) {
-		return c.list.RouteListFiltered(int(family(f)), &netlink.Route{Table: int(table)}, netlink.RT_FILTER_TABLE)
+	list, err := whole(c, fmt.Sprintf("ip routes of table %d", table), func(h *netlink.Handle) ([]netlink.Route, error) {
+		return h.RouteListFiltered(int(family(f)), &netlink.Route{Table: int(table)}, netlink.RT_FILTER_TABLE)
 	})
 	if wire.Is(err, unix.ENOENT, unix.EAFNOSUPPORT) {
 		return nil, 0, nil // no such table yet

@@ -3,7 +3,11 @@ package route
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -158,5 +162,34 @@ func TestRuleWithMoreConditionsIsNotOurs(t *testing.T) {
 		if again, err := r.c.Add(ours); err != nil || len(again) > 0 {
 			t.Errorf("%s: again %v, %v", more, again, err)
 		}
+	}
+}
+
+// TestManyRoutesOfOthers lists among more routes than one answer of the kernel holds, and after Close, when it must not look elsewhere.
+func TestManyRoutesOfOthers(t *testing.T) {
+	r := newRig(t)
+	var batch strings.Builder
+	for i := range 20_000 {
+		fmt.Fprintf(&batch, "route add fd01:0:0:%x::/64 via fd00:2::2\n", i)
+	}
+	file := filepath.Join(t.TempDir(), "batch")
+	if err := os.WriteFile(file, []byte(batch.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.ip("-6 -batch " + file)
+	r.ip("-6 route add default via fd00:2::2 dev g1 proto ra")
+	began := time.Now()
+	list, err := r.c.Interfaces()
+	took := time.Since(began)
+	if err != nil || !slices.ContainsFunc(list, func(i plan.Interface) bool { return i.Name == "g1" && i.AcceptsRA }) {
+		t.Errorf("%v, %v", list, err)
+	}
+	if missing, err := r.c.Missing(both()); err != nil || len(missing.Routes) != 4 {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+	t.Logf("interfaces in %v, routes in %v", took, time.Since(began)-took)
+	r.c.Close()
+	if _, err := r.c.Interfaces(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after Close: %v", err)
 	}
 }

@@ -202,8 +202,8 @@ var (
 // Bodies are valid only during the call.
 //
 // netlink.Conn.Receive would not do. It always waits, but of a batch that was taken the kernel says nothing. It keeps the last
-// message of a dump to itself, the only one to say that a dump was interrupted when nothing else was left to tell. And it skips
-// extended acknowledgements whose request is echoed without its body, as all must be so that the refusals of a large batch fit.
+// message of a dump to itself, the only one to say that a dump was interrupted when nothing else was left to tell. And it takes
+// refusals for broken that echo only the head of the request, as they must so that many of a large batch fit.
 func (s *Socket) receive(wait bool, do func(netlink.Message) error) error {
 	var n int
 	var sender unix.Sockaddr
