@@ -137,7 +137,7 @@ func workerIdentity(cfg *config.Config) (identity, error) {
 		return identity{name: name, uid: uint32(uid), gid: uint32(gid), changes: uint32(uid) != own}, nil
 	}
 	if cfg.User == "" {
-		return identity{}, errors.New("there is no user salp and none nobody to run the worker as: make one, or name one with user:")
+		return identity{}, errors.New("there is no user salp and none nobody to run the worker as: make one, or name one with the key user")
 	}
 	return identity{}, config.Errors{cfg.Fault(config.Path{"user"}, fmt.Sprintf("there is no user %s on this host", cfg.User), "make that user, or name another")}
 }

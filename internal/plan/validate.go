@@ -89,7 +89,7 @@ func validName(name string) error {
 		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
 		other := c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
 		if !letter && (i == 0 || !other) {
-			return fmt.Errorf("the name %q is not a letter followed by letters, digits, - _ and .", name)
+			return fmt.Errorf("the name %q is not a letter followed by letters, digits, dots, - and _", name)
 		}
 	}
 	return nil
