@@ -3,57 +3,26 @@ package keeper
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"salp/internal/control"
+	"salp/internal/lab"
 )
-
-const inNamespace = "SALP_KEEPER_TEST_IN_NAMESPACE"
 
 // TestMain runs the tests in a network namespace of their own, so that their sockets are in nobody's way. The same program is also the
 // worker that the keepers under test start.
 func TestMain(m *testing.M) {
-	switch {
-	case len(os.Args) > 1 && os.Args[1] == "fake-worker":
+	if len(os.Args) > 1 && os.Args[1] == "fake-worker" {
 		syscall.Exit(fakeWorker()) // os.Exit waits a second under the race detector
-	case os.Geteuid() != 0:
-		os.Exit(m.Run()) // tests that need a namespace skip
-	case os.Getenv(inNamespace) == "":
-		os.Exit(again())
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "namespace without lo:", err)
-		os.Exit(1)
-	}
-	code := m.Run()
+	code := lab.Main(m)
 	if builtSalp.path != "" {
 		os.Remove(builtSalp.path)
 	}
 	os.Exit(code)
-}
-
-// again runs the tests in a new namespace.
-func again() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "tests in a new network namespace:", err)
-		return 1
-	}
-	return 0
 }
 
 // fakeWorker speaks a worker's part as a comment of the configuration says: "# worker: silent".

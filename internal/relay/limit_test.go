@@ -35,7 +35,7 @@ func TestLimitOfListener(t *testing.T) {
 }
 
 func TestLimitOfClient(t *testing.T) {
-	needNamespace(t)
+	lab.NeedInside(t)
 	g := start(t, gatewayOptions{loops: 2, servers: []string{serve(t, "127.0.0.1:0", lab.Echo)}, listener: config.Listener{Limits: config.Limits{PerClient: 2}}})
 	enter := func(from string) *net.TCPConn {
 		c := dialFrom(t, from, g.addr)

@@ -2,71 +2,27 @@ package relay_test
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"salp/internal/config"
 	"salp/internal/engine"
+	"salp/internal/lab"
 	"salp/internal/listen"
 	"salp/internal/policy"
 	"salp/internal/relay"
 	"salp/internal/sock"
 )
 
-// inside marks the test binary that runs in a network namespace of its own, where every address of 127.0.0.0/8 is free to use.
-const inside = "SALP_RELAY_TEST_INSIDE"
-
-// TestMain runs the tests in a new network namespace when it may: the engine's threads are the process's, so the whole process
-// must be inside. Otherwise they run here, over loopback, and those that need the namespace are skipped.
-func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
-		if err := upLoopback(); err != nil {
-			fmt.Fprintln(os.Stderr, "loopback:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	if os.Geteuid() != 0 {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		fmt.Fprintln(os.Stderr, "a network namespace for the tests:", err)
-		os.Exit(1)
-	}
-	os.Exit(cmd.ProcessState.ExitCode())
-}
-
-func upLoopback() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(lo)
-}
-
-func needNamespace(t *testing.T) {
-	t.Helper()
-	if os.Getenv(inside) == "" {
-		t.Skip("skipped: needs root, for a network namespace of its own")
-	}
-}
+// TestMain runs the tests in a network namespace of their own, where every address of 127.0.0.0/8 is free to use: the engine's
+// threads are the process's, so the whole process must be inside.
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 // gateway is an engine with relays on it, listening on one address.
 type gateway struct {

@@ -359,7 +359,7 @@ func TestHalfClosedTimeout(t *testing.T) {
 
 // Many readers that read nothing, of servers that send without end: pipes run out, and all get every byte when they read on.
 func TestManyBlockedReaders(t *testing.T) {
-	needNamespace(t)
+	lab.NeedInside(t)
 	sysctl(t, "net.ipv4.tcp_wmem", "4096 16384 65536") // so that little fits into the kernel and all of them block
 	sysctl(t, "net.ipv4.tcp_rmem", "4096 131072 131072")
 	const count, size = 300, 2 << 20

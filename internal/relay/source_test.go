@@ -92,7 +92,7 @@ func keeping(how config.SourcePort) config.Listener {
 }
 
 func TestSource(t *testing.T) {
-	needNamespace(t)
+	lab.NeedInside(t)
 	for _, test := range []struct {
 		name         string
 		listener     config.Listener
@@ -122,7 +122,7 @@ func TestSource(t *testing.T) {
 
 // The client's port is taken by a connection of somebody else's to the same server, which the keeper can or cannot remove.
 func TestKeptPortTaken(t *testing.T) {
-	needNamespace(t)
+	lab.NeedInside(t)
 	for _, test := range []struct {
 		name       string
 		how        config.SourcePort
@@ -182,7 +182,7 @@ func TestKeptPortTaken(t *testing.T) {
 
 // A real TIME_WAIT socket, with no timestamps that would let the kernel reuse it.
 func TestTimeWaitInTheWay(t *testing.T) {
-	needNamespace(t)
+	lab.NeedInside(t)
 	sysctl(t, "net.ipv4.tcp_timestamps", "0")
 	const from = "127.0.0.5:42000"
 	server := serve(t, "127.0.0.9:0", lab.Tell)
@@ -207,7 +207,7 @@ func TestTimeWaitInTheWay(t *testing.T) {
 
 // A client who is gone while the keeper is being asked: the answer must not touch the next user of the struct.
 func TestAnswerForTheDead(t *testing.T) {
-	needNamespace(t)
+	lab.NeedInside(t)
 	const from = "127.0.0.5:43000"
 	server := serve(t, "127.0.0.9:0", lab.Tell)
 	inTheWay := dialFrom(t, from, server)
@@ -231,7 +231,7 @@ func TestAnswerForTheDead(t *testing.T) {
 
 // nat in the namespace, as the plan makes it, for the original destination of a redirected connection.
 func TestRedirect(t *testing.T) {
-	needNamespace(t)
+	lab.NeedInside(t)
 	server := serve(t, "127.0.0.77:0", lab.Tell)
 	g := start(t, gatewayOptions{listen: "0.0.0.0:61999", listener: config.Listener{Source: config.SourceProxy, Intercept: &config.Intercept{Method: config.MethodRedirect}}})
 	rules := `table ip salp-test { chain o { type nat hook output priority -100; ip daddr 127.0.0.77 meta mark & 0x20000000 == 0 meta l4proto tcp redirect to :61999; }; }`
