@@ -92,11 +92,14 @@ func TestNotRoot(t *testing.T) {
 	r := newRig(t, 1)
 	before := r.look()
 	file := r.writeConfig(modeNamed("inbound").config(portTell))
+	own := filepath.Join(r.dir, "nobody") // where that user may write
+	r.must(os.Mkdir(own, 0o700))
+	r.must(os.Chown(own, 65534, 65534))
 	for _, c := range []struct {
 		args []string
 		want string
 	}{
-		{[]string{"run", "-c", file, "--run-dir", "/tmp/salp-nobody-" + filepath.Base(r.dir)}, "CAP_NET_ADMIN"},
+		{[]string{"run", "-c", file, "--run-dir", own}, "CAP_NET_ADMIN"},
 		{[]string{"demo"}, "root"},
 	} {
 		var out bytes.Buffer

@@ -66,14 +66,13 @@ func newRig(t *testing.T, servers int) *rig {
 	slots <- struct{}{}
 	t.Cleanup(func() { <-slots })
 	r := &rig{T: t}
-	l := lab.Test(t)
 	var err error
-	r.net, err = l.Standard(1, servers)
-	r.must(err)
 	r.dir, err = os.MkdirTemp("", "salp") // short: it holds a Unix socket
 	r.must(err)
 	r.must(os.Chmod(r.dir, 0o755))
-	t.Cleanup(func() { os.RemoveAll(r.dir) })
+	t.Cleanup(func() { os.RemoveAll(r.dir) }) // after the lab has closed, and with it everything that writes there
+	r.net, err = lab.Test(t).Standard(1, servers)
+	r.must(err)
 	t.Cleanup(r.explain)
 	return r
 }

@@ -58,6 +58,10 @@ func newReal(t *testing.T, text string) *real {
 	needRoot(t)
 	g := &real{T: t, binary: salpBinary(t), log: &logText{}}
 	var err error
+	if g.dir, err = os.MkdirTemp("", "salp"); err != nil { // short: it holds a Unix socket
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(g.dir) }) // after the lab has closed, and with it everything that writes there
 	if g.net, err = lab.Test(t).Standard(1, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -69,11 +73,7 @@ func newReal(t *testing.T, text string) *real {
 			t.Fatal(err)
 		}
 	}
-	if g.dir, err = os.MkdirTemp("", "salp"); err != nil { // short: it holds a Unix socket
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		os.RemoveAll(g.dir)
 		if t.Failed() {
 			t.Logf("log:\n%s", g.log)
 		}
