@@ -91,6 +91,7 @@ Start with 'sudo salp demo': it shows the whole in private network namespaces an
 		newCheckCommand(env),
 		newPlanCommand(env),
 		newStatusCommand(env),
+		newFeaturesCommand(env),
 		newReloadCommand(env),
 		newDownCommand(env),
 		newDemoCommand(env),
