@@ -6,8 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"salp/internal/config"
-	"salp/internal/kernel"
-	"salp/internal/plan"
 )
 
 func newCheckCommand(env *environment) *cobra.Command {
@@ -23,7 +21,7 @@ func newCheckCommand(env *environment) *cobra.Command {
 				return tellFaults(env, err)
 			}
 			if !offline {
-				if err := checkHost(cfg, runDir); err != nil {
+				if _, err := makePlan(cfg, runDir, false); err != nil {
 					return tellFaults(env, err)
 				}
 			}
@@ -35,21 +33,6 @@ func newCheckCommand(env *environment) *cobra.Command {
 	runDirFlag(cmd, &runDir)
 	cmd.Flags().BoolVar(&offline, "offline", false, "check the text alone, not whether this machine has the interfaces and addresses")
 	return cmd
-}
-
-// checkHost returns what in the configuration does not fit this machine.
-func checkHost(cfg *config.Config, runDir string) error {
-	host, err := kernel.Open(kernel.Options{RunDir: runDir})
-	if err != nil {
-		return err
-	}
-	defer host.Close()
-	facts, err := hostFacts(host, runDir)
-	if err != nil {
-		return err
-	}
-	_, err = plan.Make(cfg, facts)
-	return err
 }
 
 // summary counts what a configuration holds, for people.

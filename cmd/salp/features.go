@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 
@@ -22,9 +21,7 @@ what it means where one is missing. Changes nothing; what is tried is undone in 
 		RunE: func(*cobra.Command, []string) error {
 			features := kernel.Probe()
 			if asJSON {
-				encoder := json.NewEncoder(env.Stdout)
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(features)
+				return printJSON(env.Stdout, features)
 			}
 			p := painter(env.Stdout)
 			table := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -31,9 +30,7 @@ configuration, then every difference between that and this machine now. Changes 
 				return tellFaults(env, err)
 			}
 			if asJSON {
-				encoder := json.NewEncoder(env.Stdout)
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(report)
+				return printJSON(env.Stdout, report)
 			}
 			report.print(env.Stdout)
 			return nil

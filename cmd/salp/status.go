@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -34,9 +33,7 @@ its workers, and whether the kernel is as planned. Exits 1 when no gateway runs.
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(env.Stdout)
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(status)
+				return printJSON(env.Stdout, status)
 			}
 			printStatus(env.Stdout, status)
 			return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,13 @@ func (p paint) dim(text string) string    { return p.code("2", text) }
 func (p paint) red(text string) string    { return p.code("31", text) }
 func (p paint) green(text string) string  { return p.code("32", text) }
 func (p paint) yellow(text string) string { return p.code("33", text) }
+
+// printJSON prints a value for other programs.
+func printJSON(w io.Writer, value any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
 
 // tellFaults prints every mistake of a configuration and returns errTold; other errors pass through.
 func tellFaults(env *environment, err error) error {
