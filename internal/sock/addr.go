@@ -47,15 +47,10 @@ func (r *rawAddr) get() netip.AddrPort {
 }
 
 // Local returns the socket's own address. Of a connection that nft tproxy diverted it is the original destination.
-func Local(fd int) (netip.AddrPort, syscall.Errno) { return name(unix.SYS_GETSOCKNAME, fd) }
-
-// Peer returns the address of the other end (getpeername(2)).
-func Peer(fd int) (netip.AddrPort, syscall.Errno) { return name(unix.SYS_GETPEERNAME, fd) }
-
-func name(call uintptr, fd int) (netip.AddrPort, syscall.Errno) {
+func Local(fd int) (netip.AddrPort, syscall.Errno) {
 	var r rawAddr
 	size := uint32(unsafe.Sizeof(r))
-	if _, _, e := syscall.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&r)), uintptr(unsafe.Pointer(&size))); e != 0 {
+	if _, _, e := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&r)), uintptr(unsafe.Pointer(&size))); e != 0 {
 		return netip.AddrPort{}, e
 	}
 	return r.get(), 0
