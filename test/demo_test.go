@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"salp/internal/lab"
 )
 
 // TestDemo runs `salp demo` to its end, interrupts it, and kills it. One after the other, as each looks for what the demo leaves.
@@ -65,7 +67,7 @@ func demoWhole(t *testing.T, dir string) {
 // demoInterrupted sends the demo ^C early, in the midst and late, and at last a kill -9.
 func demoInterrupted(t *testing.T, dir string) {
 	for _, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond} {
-		var out syncBuffer
+		var out lab.Log
 		cmd := demoCommand(t.Context(), dir)
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {

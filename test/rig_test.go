@@ -2,7 +2,6 @@ package test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,26 +31,9 @@ type rig struct {
 type salp struct {
 	*lab.Process
 	r    *rig
-	log  *syncBuffer
+	log  *lab.Log
 	file string
 	dir  string
-}
-
-type syncBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }
 
 // slots bounds how many rigs exist at once: more would only wait for each other and blur the times that some tests measure.
@@ -153,7 +134,7 @@ func (r *rig) start(configuration string) *salp {
 // launch starts salp and does not wait.
 func (r *rig) launch(configuration string) *salp {
 	r.Helper()
-	s := &salp{r: r, log: &syncBuffer{}, file: r.writeConfig(configuration), dir: filepath.Join(r.dir, "run")}
+	s := &salp{r: r, log: &lab.Log{}, file: r.writeConfig(configuration), dir: filepath.Join(r.dir, "run")}
 	cmd := exec.Command(salpBin, "run", "-c", s.file, "--run-dir", s.dir)
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	var err error

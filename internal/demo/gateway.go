@@ -1,14 +1,12 @@
 package demo
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"salp/internal/admin"
@@ -20,30 +18,12 @@ type gateway struct {
 	process *lab.Process
 	runDir  string
 	file    string
-	log     *logBuffer
-}
-
-// logBuffer keeps what the gateway logs, for when something goes wrong.
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
+	log     *lab.Log
 }
 
 // startGateway starts the gateway with a configuration and waits until it takes connections.
 func (s *stage) startGateway(ctx context.Context, configuration string) (*gateway, error) {
-	g := &gateway{runDir: filepath.Join(s.dir, "run"), file: filepath.Join(s.dir, "salp.yaml"), log: &logBuffer{}}
+	g := &gateway{runDir: filepath.Join(s.dir, "run"), file: filepath.Join(s.dir, "salp.yaml"), log: &lab.Log{}}
 	if err := os.WriteFile(g.file, []byte(configuration), 0o644); err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 	"salp/internal/admin"
 	"salp/internal/config"
 	"salp/internal/kernel"
+	"salp/internal/lab"
 	"salp/internal/plan"
 )
 
@@ -114,24 +114,7 @@ type rig struct {
 	reload chan struct{}
 	hurry  chan struct{}
 	ended  chan error
-	log    *logText
-}
-
-type logText struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logText) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *logText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	log    *lab.Log
 }
 
 const (
@@ -150,7 +133,7 @@ func needRoot(t *testing.T) {
 func start(t *testing.T, text string, fake *fakeKernel) *rig {
 	t.Helper()
 	dir := t.TempDir()
-	r := &rig{t: t, kernel: fake, file: filepath.Join(dir, "salp.yaml"), ended: make(chan error, 1), log: &logText{},
+	r := &rig{t: t, kernel: fake, file: filepath.Join(dir, "salp.yaml"), ended: make(chan error, 1), log: &lab.Log{},
 		reload: make(chan struct{}), hurry: make(chan struct{})}
 	r.write(text)
 	cfg, err := config.Load(r.file)

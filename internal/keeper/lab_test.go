@@ -50,13 +50,13 @@ type real struct {
 	dir    string
 	file   string
 	run    *lab.Process
-	log    *logText
+	log    *lab.Log
 }
 
 func newReal(t *testing.T, text string) *real {
 	t.Helper()
 	needRoot(t)
-	g := &real{T: t, binary: salpBinary(t), log: &logText{}}
+	g := &real{T: t, binary: salpBinary(t), log: &lab.Log{}}
 	var err error
 	if g.dir, err = os.MkdirTemp("", "salp"); err != nil { // short: it holds a Unix socket
 		t.Fatal(err)
