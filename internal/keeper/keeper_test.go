@@ -45,7 +45,7 @@ func TestInterceptAppliesThenTakesIn(t *testing.T) {
 	needRoot(t)
 	r := start(t, intercept, newFakeKernel())
 	s := r.ready()
-	if !r.kernel.alive() || len(r.kernel.applied) == 0 || empty(r.kernel.applied[0]) {
+	if !r.kernel.alive() || len(r.kernel.applied) == 0 || r.kernel.applied[0].Empty() {
 		t.Errorf("kernel: %+v", r.kernel)
 	}
 	l := s.Listeners[0]

@@ -39,7 +39,7 @@ type need struct {
 // needs returns what cfg takes to run as planned with the worker as user who.
 func needs(cfg *config.Config, p plan.Plan, who identity, firstFreePort uint16) []need {
 	var all []need
-	if !empty(p) {
+	if !p.Empty() {
 		all = append(all, need{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "to write nft tables, ip rules and routes"})
 	}
 	if l := needsRaw(cfg); l != "" {

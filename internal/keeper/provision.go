@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 
 	"salp/internal/admin"
 	"salp/internal/config"
+	"salp/internal/kernel"
 	"salp/internal/plan"
 )
 
@@ -54,7 +54,7 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 
 // refuseChange refuses what cannot change under running connections: their sockets carry the mark bits, their conntrack entries the zone.
 func (k *keeper) refuseChange(cfg *config.Config) error {
-	if k.cfg == nil || empty(k.plan) {
+	if k.cfg == nil || k.plan.Empty() {
 		return nil
 	}
 	const hint = "restart the gateway to change it"
@@ -188,7 +188,7 @@ func (k *keeper) handedOver(w *worker) {
 
 // applyNew brings the kernel to a new plan. After a failure it is brought back to the one in force.
 func (k *keeper) applyNew(p plan.Plan) error {
-	if empty(p) && empty(k.plan) && !k.leftovers() {
+	if p.Empty() && k.plan.Empty() && !k.leftovers() {
 		return nil
 	}
 	changes, err := k.kernel.Apply(p)
@@ -217,7 +217,7 @@ func (k *keeper) leftovers() bool {
 	if k.cfg != nil {
 		return false
 	}
-	if _, err := os.Stat(filepath.Join(k.options.RunDir, "state.json")); err != nil {
+	if _, err := os.Stat(kernel.StateFile(k.options.RunDir)); err != nil {
 		return false // its state file is written before anything is
 	}
 	have, err := ownCapabilities()

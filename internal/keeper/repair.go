@@ -55,14 +55,9 @@ type repairing struct {
 	unfit    string         // why the configuration does not fit the host any more
 }
 
-// empty tells whether a plan wants nothing.
-func empty(p plan.Plan) bool {
-	return len(p.Tables)+len(p.Rules)+len(p.Routes)+len(p.Sysctls) == 0
-}
-
 // refreshAlive makes the kernel divert as long as the current worker answers.
 func (k *keeper) refreshAlive(now time.Time) {
-	if k.stopping || empty(k.plan) {
+	if k.stopping || k.plan.Empty() {
 		return
 	}
 	if k.current == nil || k.current.state != admin.WorkerRunning || !k.current.answers(now) {
@@ -96,7 +91,7 @@ func (k *keeper) dropAlive() {
 
 // watch makes the kernel tell about changes by others, as soon as there is anything of ours to change.
 func (k *keeper) watch() {
-	if k.repairing.watching || empty(k.plan) {
+	if k.repairing.watching || k.plan.Empty() {
 		return
 	}
 	k.repairing.watching = true
@@ -133,7 +128,7 @@ func (k *keeper) watchEnded(err error) {
 
 // onKernel plans a repair when something changed that may be ours, or that the plan was made from.
 func (k *keeper) onKernel(e kernel.Event) {
-	if empty(k.plan) {
+	if k.plan.Empty() {
 		return
 	}
 	room := repairsKept
@@ -162,7 +157,7 @@ func (r *repairing) fights(now time.Time) bool {
 func (k *keeper) repair() {
 	causes := k.repairing.causes
 	k.repairing.causes = nil
-	if empty(k.plan) {
+	if k.plan.Empty() {
 		return
 	}
 	now := time.Now()
@@ -248,7 +243,7 @@ func (k *keeper) noteRepairs(changes []kernel.Change, causes []kernel.Event, pla
 // destroy removes a TIME_WAIT socket of ours that is in the way of a connect.
 func (k *keeper) destroy(w *worker, d *control.Destroy) {
 	answer := &control.Destroyed{ID: d.ID}
-	if empty(k.plan) {
+	if k.plan.Empty() {
 		answer.Error = unix.EPERM.Error()
 	} else if err := k.kernel.DestroyTimeWait(d.Local, d.Remote); err != nil {
 		answer.Error = err.Error()

@@ -118,12 +118,12 @@ func (k *keeper) takesIn(now time.Time) bool {
 	if k.stopping || k.current == nil || k.current.state != admin.WorkerRunning || !k.current.answers(now) {
 		return false
 	}
-	return k.alive || empty(k.plan)
+	return k.alive || k.plan.Empty()
 }
 
 // kernelStatus compares the kernel with the plan.
 func (k *keeper) kernelStatus() admin.Kernel {
-	s := admin.Kernel{Needed: !empty(k.plan), Repairs: slices.Clone(k.repairing.done), Error: k.repairing.failure}
+	s := admin.Kernel{Needed: !k.plan.Empty(), Repairs: slices.Clone(k.repairing.done), Error: k.repairing.failure}
 	if s.Error == "" {
 		s.Error = k.repairing.unfit
 	}

@@ -35,7 +35,7 @@ func (k *keeper) stop(why string) {
 		k.handedOver(k.handover.from)
 	}
 	wait := settleFor
-	if empty(k.plan) {
+	if k.plan.Empty() {
 		wait = 0
 	}
 	k.agenda.at(taskDrain, time.Now().Add(wait))
@@ -76,7 +76,7 @@ func (k *keeper) hurry() {
 // finish removes what is in the kernel, when no worker is left.
 func (k *keeper) finish() {
 	k.finished = true
-	if !empty(k.plan) {
+	if !k.plan.Empty() {
 		changes, err := k.kernel.Remove()
 		for _, c := range changes {
 			k.log.Debug("kernel changed", "change", c.String())

@@ -38,7 +38,7 @@ func (h *Host) compare(p plan.Plan, write bool) (*work, error) {
 		h.log.Warn("the state file is from another network namespace and is not used", "file", h.stateFile())
 	}
 	w := &work{plan: p, old: old}
-	if empty(p) && old.empty() {
+	if p.Empty() && old.empty() {
 		return w, nil // asks nothing of the kernel, so that an ordinary user can
 	}
 	mine, err := h.nft.Mine()
@@ -99,13 +99,12 @@ func (h *Host) Apply(p plan.Plan) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if empty(p) && w.old.empty() {
+	if p.Empty() && w.old.empty() {
 		h.want(p)
 		return nil, nil
 	}
 	during := *w.old // what there may be while this goes on: the old and the new
 	during.take(p)
-	during.CTMark |= w.old.CTMark
 	during.setRouting(w.routing(), w.old.routing().Without(w.routing()))
 	during.Sysctls = h.sysctl.Keep(w.old.Sysctls, w.set)
 	if err := h.save(&during); err != nil {
@@ -131,10 +130,6 @@ func (h *Host) Apply(p plan.Plan) ([]Change, error) {
 		return changes, h.forget()
 	}
 	return changes, h.save(&after)
-}
-
-func empty(p plan.Plan) bool {
-	return len(p.Tables)+len(p.Rules)+len(p.Routes)+len(p.Sysctls) == 0
 }
 
 // bring adds what is new, interception last: all it needs must be there before the first packet is taken.

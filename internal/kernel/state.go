@@ -22,52 +22,25 @@ type state struct {
 	Namespace string            `json:"namespace"` // network namespace
 	PID       int               `json:"pid"`       // the process that wrote it
 	Tables    []string          `json:"tables,omitempty"`
-	Rules     []stateRule       `json:"rules,omitempty"`
-	Routes    []stateRoute      `json:"routes,omitempty"`
+	Rules     []plan.Rule       `json:"rules,omitempty"`
+	Routes    []plan.Route      `json:"routes,omitempty"`
 	Sysctls   []sysctl.Kept     `json:"sysctls,omitempty"` // in the order in which they were set
 	CTMark    uint32            `json:"ct_mark,omitempty"` // bits of the conntrack mark that are ours
 	Marks     uint32            `json:"marks,omitempty"`   // bits of socket marks that are ours
 	Ports     map[string]uint16 `json:"ports,omitempty"`   // local ports that diverted connections arrive at, by listener
 }
 
-type stateRule struct {
-	Family   int    `json:"family"`
-	Priority uint32 `json:"priority"`
-	Mark     uint32 `json:"mark"`
-	Mask     uint32 `json:"mask"`
-	IIF      string `json:"iif,omitempty"`
-	Table    uint32 `json:"table"`
-}
-
-type stateRoute struct {
-	Family int    `json:"family"`
-	Table  uint32 `json:"table"`
-}
-
 func (s *state) empty() bool {
 	return len(s.Tables)+len(s.Rules)+len(s.Routes)+len(s.Sysctls) == 0
 }
 
-func (s *state) routing() route.State {
-	var out route.State
-	for _, r := range s.Rules {
-		out.Rules = append(out.Rules, plan.Rule{Family: plan.Family(r.Family), Priority: r.Priority, Mark: r.Mark, Mask: r.Mask, IIF: r.IIF, Table: r.Table})
-	}
-	for _, r := range s.Routes {
-		out.Routes = append(out.Routes, plan.Route{Family: plan.Family(r.Family), Table: r.Table})
-	}
-	return out
-}
+func (s *state) routing() route.State { return route.State{Rules: s.Rules, Routes: s.Routes} }
 
 func (s *state) setRouting(of ...route.State) {
 	s.Rules, s.Routes = nil, nil
 	for _, one := range of {
-		for _, r := range one.Rules {
-			s.Rules = append(s.Rules, stateRule{int(r.Family), r.Priority, r.Mark, r.Mask, r.IIF, r.Table})
-		}
-		for _, r := range one.Routes {
-			s.Routes = append(s.Routes, stateRoute{int(r.Family), r.Table})
-		}
+		s.Rules = append(s.Rules, one.Rules...)
+		s.Routes = append(s.Routes, one.Routes...)
 	}
 }
 
@@ -125,7 +98,10 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-func (h *Host) stateFile() string { return filepath.Join(h.runDir, "state.json") }
+// StateFile is where a gateway with this run directory writes down, before it touches the kernel, what Remove is to undo.
+func StateFile(runDir string) string { return filepath.Join(runDir, "state.json") }
+
+func (h *Host) stateFile() string { return StateFile(h.runDir) }
 
 // load reads the state. One from before a reboot says nothing about this kernel and counts for none. foreign tells that it was
 // written in another network namespace.

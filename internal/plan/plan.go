@@ -15,6 +15,9 @@ type Plan struct {
 	Marks   uint32   `json:"marks"`   // the bits of packet, socket and conntrack marks that are Salp's, when any is used
 }
 
+// Empty tells whether the plan wants nothing.
+func (p Plan) Empty() bool { return len(p.Tables)+len(p.Rules)+len(p.Routes)+len(p.Sysctls) == 0 }
+
 // Family is an address family of rules and routes.
 type Family int
 
@@ -32,6 +35,19 @@ func (f Family) String() string {
 
 // MarshalText writes ipv4 or ipv6, as nft does.
 func (f Family) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (f *Family) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case IPv4.String():
+		*f = IPv4
+	case IPv6.String():
+		*f = IPv6
+	default:
+		return fmt.Errorf("an address family is ipv4 or ipv6, not %q", text)
+	}
+	return nil
+}
 
 // Rule is an ip rule: packets from interface IIF whose mark has the bits Mark look into Table. (ip-rule(8))
 // It carries protocol kernel, because systemd-networkd deletes rules of any other that it did not make.

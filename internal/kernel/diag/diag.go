@@ -17,9 +17,12 @@ import (
 const (
 	requestLen = 56 // struct inet_diag_req_v2
 	messageLen = 72 // struct inet_diag_msg
-	idOffset   = 8  // of struct inet_diag_sockid in the request
 	v6Only     = 11 // INET_DIAG_SKV6ONLY
 	noCookie   = ^uint64(0)
+
+	idOffset    = 8 // of struct inet_diag_sockid in the request
+	idInMessage = 4 // and in the answer
+	idLen       = 48
 
 	timeWait = 6 // TCP_TIME_WAIT
 	listen   = 10
@@ -79,12 +82,31 @@ func (c *Conn) DestroyTimeWait(local, remote netip.AddrPort) error {
 	if found[1] != timeWait {
 		return fmt.Errorf("destroy %s: it is in state %s, not TIME_WAIT", object, state(found[1]))
 	}
-	cookie := binary.NativeEndian.Uint64(found[4+40:])
-	_, err = c.s.Do(wire.Message{Type: unix.SOCK_DESTROY, Body: request(family, 1<<timeWait, local, remote, cookie), Operation: "destroy", Object: object})
+	return c.destroy(family, found, object)
+}
+
+// destroy destroys the very socket that a struct inet_diag_msg is about, if it is in TIME_WAIT: the cookie goes along.
+func (c *Conn) destroy(family uint8, found []byte, object string) error {
+	body := request(family, 1<<timeWait, netip.AddrPort{}, netip.AddrPort{}, noCookie)
+	copy(body[idOffset:], found[idInMessage:idInMessage+idLen])
+	_, err := c.s.Do(wire.Message{Type: unix.SOCK_DESTROY, Body: body, Operation: "destroy", Object: object})
 	if wire.Is(err, unix.ENOENT, unix.ESTALE) {
 		return nil // its time was over in the meantime
 	}
 	return explain(err)
+}
+
+// list returns a struct inet_diag_msg, with its attributes behind it, for each TCP socket of a family in a state.
+func (c *Conn) list(family uint8, in int, object string) ([][]byte, error) {
+	all, err := c.s.Dump(wire.Message{Type: unix.SOCK_DIAG_BY_FAMILY, Body: request(family, 1<<in, netip.AddrPort{}, netip.AddrPort{}, noCookie),
+		Operation: "list", Object: object})
+	var found [][]byte
+	for _, m := range all {
+		if len(m.Data) >= messageLen {
+			found = append(found, m.Data)
+		}
+	}
+	return found, err
 }
 
 func explain(err error) error {
@@ -122,16 +144,14 @@ func (c *Conn) Listening(but ...string) ([]netip.AddrPort, error) {
 	}
 	var out []netip.AddrPort
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		list, err := c.s.Dump(wire.Message{Type: unix.SOCK_DIAG_BY_FAMILY, Body: request(family, 1<<listen, netip.AddrPort{}, netip.AddrPort{}, noCookie),
-			Operation: "list", Object: "listening TCP sockets"})
+		list, err := c.list(family, listen, "listening TCP sockets")
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range list {
-			if len(m.Data) < messageLen || own[binary.NativeEndian.Uint32(m.Data[68:])] {
-				continue
+		for _, found := range list {
+			if !own[binary.NativeEndian.Uint32(found[68:])] {
+				out = append(out, addresses(family, found)...)
 			}
-			out = append(out, addresses(family, m.Data)...)
 		}
 	}
 	return out, nil

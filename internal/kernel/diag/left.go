@@ -2,7 +2,6 @@ package diag
 
 import (
 	"encoding/binary"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -20,16 +19,15 @@ func (c *Conn) DestroyLeft(marks uint32) (int, error) {
 	}
 	destroyed := 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		list, err := c.s.Dump(wire.Message{Type: unix.SOCK_DIAG_BY_FAMILY, Body: request(family, 1<<timeWait, netip.AddrPort{}, netip.AddrPort{}, noCookie),
-			Operation: "list", Object: "TCP sockets in TIME_WAIT"})
+		list, err := c.list(family, timeWait, "TCP sockets in TIME_WAIT")
 		if err != nil {
 			return destroyed, err
 		}
-		for _, m := range list {
-			if markOf(m.Data)&marks == 0 {
+		for _, found := range list {
+			if markOf(found)&marks == 0 {
 				continue
 			}
-			if err := c.destroyFound(family, m.Data); err != nil {
+			if err := c.destroy(family, found, "a TCP socket in TIME_WAIT"); err != nil {
 				return destroyed, err
 			}
 			destroyed++
@@ -40,9 +38,6 @@ func (c *Conn) DestroyLeft(marks uint32) (int, error) {
 
 // markOf returns a socket's mark, 0 when it has none or the kernel does not tell.
 func markOf(b []byte) uint32 {
-	if len(b) < messageLen {
-		return 0
-	}
 	attributes, err := wire.Decode(b[messageLen:])
 	if err != nil {
 		return 0
@@ -52,17 +47,4 @@ func markOf(b []byte) uint32 {
 		return 0
 	}
 	return binary.NativeEndian.Uint32(mark)
-}
-
-// destroyFound destroys the very socket that a struct inet_diag_msg is about. It may have ended by itself.
-func (c *Conn) destroyFound(family uint8, b []byte) error {
-	body := make([]byte, requestLen)
-	body[0], body[1] = family, unix.IPPROTO_TCP
-	binary.NativeEndian.PutUint32(body[4:], 1<<timeWait)
-	copy(body[idOffset:], b[4:4+requestLen-idOffset])
-	_, err := c.s.Do(wire.Message{Type: unix.SOCK_DESTROY, Body: body, Operation: "destroy", Object: "a TCP socket in TIME_WAIT"})
-	if wire.Is(err, unix.ENOENT, unix.ESTALE) {
-		return nil
-	}
-	return explain(err)
 }
