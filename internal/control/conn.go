@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// MaxMessage bounds the JSON of one message in bytes; a Beat of some thousand listeners fits.
-	MaxMessage = 4 << 20
+	// MaxMessage bounds the JSON of one message in bytes; the jobs and states of the most servers that a file can name fit.
+	MaxMessage = 32 << 20
 	// MaxDescriptors bounds the descriptors beside one message. It is the kernel's own bound (SCM_MAX_FD in
 	// include/net/scm.h); a group with more sockets takes several Sockets messages of the same listener and address.
 	MaxDescriptors = 253

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"salp/internal/probe"
 )
 
 // pair returns both ends as Conns.
@@ -73,6 +75,13 @@ func TestEveryMessageArrives(t *testing.T) {
 		{Destroy: &Destroy{ID: 9, Local: local, Remote: remote}},
 		{Draining: &Draining{}},
 		{Bye: &Bye{Cut: 4, Stats: Stats{}}},
+		{Pools: &Pools{Servers: []Server{{Pool: "mail", Server: "mx.example.org:25", Address: local, State: ServerDrain, Since: time.Unix(1, 0).UTC(), Recovered: true}}}},
+		{Watch: &Watch{Names: []string{"mx.example.org"}, Resolvers: Resolvers{Servers: []netip.AddrPort{local}, MinTTL: 1},
+			Jobs: []Job{{ID: "pool/mail", Every: 1, Jitter: 0.5, Probe: probe.Spec{Target: local, Timeout: 1, Source: local.Addr(), Ping: &probe.Ping{Size: 8}}}}}},
+		{Call: &Call{ID: 1, URL: "http://example.org", Body: []byte("{}"), Timeout: 1}},
+		{Results: &Results{Results: []Result{{ID: "pool/mail", At: time.Unix(2, 0).UTC(), Error: "no answer", RTT: 3}}}},
+		{Names: &Names{Names: []Name{{Name: "mx.example.org", Addresses: []netip.Addr{local.Addr()}}}}},
+		{Called: &Called{ID: 1, Error: "no route"}},
 	} {
 		var fds []int
 		if m.Sockets != nil || m.Start != nil {

@@ -1,9 +1,12 @@
-// Package control is what the keeper and a worker say to each other, and the socket they say it over.
+// Package control is what the keeper, a worker and the monitor say to each other, and the socket they say it over.
 //
 // It is a SOCK_SEQPACKET pair of Unix sockets: one JSON message a packet, with descriptors beside it (unix(7), SCM_RIGHTS).
 // The keeper sends any number of Sockets, then Start; the worker answers Ready and from then on a Beat every BeatEvery.
 // Drain makes the worker stop accepting, say Draining, carry what it has until it ends or the bound is over, say Bye and exit 0.
 // When the socket closes the other side is dead: a worker then stops accepting at once and drains with its own bound.
+//
+// With the monitor, which probes and resolves, the keeper talks over another such socket: the monitor answers Ready and a Beat every BeatEvery;
+// the keeper sends Watch whenever that changes, and closes the socket to end the monitor.
 package control
 
 import (
@@ -21,12 +24,19 @@ type Message struct {
 	Start     *Start     `json:"start,omitempty"`
 	Drain     *Drain     `json:"drain,omitempty"`
 	Destroyed *Destroyed `json:"destroyed,omitempty"`
-	// From the worker.
+	Pools     *Pools     `json:"pools,omitempty"`
+	Watch     *Watch     `json:"watch,omitempty"` // to the monitor
+	Call      *Call      `json:"call,omitempty"`  // to the monitor
+	// From the worker; Ready and Beat from the monitor too.
 	Ready    *Ready    `json:"ready,omitempty"`
 	Beat     *Beat     `json:"beat,omitempty"`
 	Destroy  *Destroy  `json:"destroy,omitempty"`
 	Draining *Draining `json:"draining,omitempty"`
 	Bye      *Bye      `json:"bye,omitempty"`
+	// From the monitor.
+	Results *Results `json:"results,omitempty"`
+	Names   *Names   `json:"names,omitempty"`
+	Called  *Called  `json:"called,omitempty"`
 }
 
 // Sockets hands over listening sockets of one address of one listener: the packet carries one descriptor for each member of
@@ -68,13 +78,17 @@ type Draining struct{}
 
 // Bye is the last message of a worker that ends as told.
 type Bye struct {
-	Stats Stats `json:"stats"`
-	Cut   int   `json:"cut"` // connections that were still open at the bound and were reset
+	Stats   Stats         `json:"stats"`
+	Servers []ServerStats `json:"servers,omitempty"`
+	Pools   []PoolStats   `json:"pools,omitempty"`
+	Cut     int           `json:"cut"` // connections that were still open at the bound and were reset
 }
 
 // Beat says that all loops turned since the last one. A worker with a stuck loop must not send it.
 type Beat struct {
-	Stats Stats `json:"stats"`
+	Stats   Stats         `json:"stats"`
+	Servers []ServerStats `json:"servers,omitempty"` // of pools
+	Pools   []PoolStats   `json:"pools,omitempty"`
 }
 
 // Stats are a worker's counters since it started, by listener name.

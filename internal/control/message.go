@@ -11,6 +11,7 @@ func (m *Message) kind() string {
 	}{
 		{"sockets", m.Sockets != nil}, {"start", m.Start != nil}, {"drain", m.Drain != nil}, {"destroyed", m.Destroyed != nil},
 		{"ready", m.Ready != nil}, {"beat", m.Beat != nil}, {"destroy", m.Destroy != nil}, {"draining", m.Draining != nil}, {"bye", m.Bye != nil},
+		{"pools", m.Pools != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
 	} {
 		if field.set {
 			kind = field.name
@@ -42,6 +43,10 @@ func (m *Message) check(descriptors int) error {
 		return fmt.Errorf("control: drain within %v", m.Drain.Bound)
 	case m.Destroy != nil && (!m.Destroy.Local.IsValid() || !m.Destroy.Remote.IsValid()):
 		return fmt.Errorf("control: destroy of %v to %v", m.Destroy.Local, m.Destroy.Remote)
+	case m.Pools != nil:
+		return m.Pools.check()
+	case m.Watch != nil:
+		return m.Watch.check()
 	}
 	return nil
 }
