@@ -34,6 +34,7 @@ func check(cfg *Config, refused map[string]bool) Errors {
 	for _, p := range cfg.Pools {
 		c.servers(p)
 	}
+	c.access()
 	c.listenCollisions()
 	c.interceptCollisions()
 	c.portCollisions()
@@ -56,15 +57,12 @@ func (c *checker) listener(l *Listener) {
 	case !listen && !intercept:
 		c.fault(at, l.Name+" has neither listen nor intercept",
 			"add  listen: [ADDRESS:PORT]  if clients dial this machine, or  intercept: {interfaces: [eth0], ports: [80]}  if they dial the servers")
-	case listen && !pool:
+	case listen && !pool && l.Protocol != ProtocolHTTP && !c.has(at.with("routes")) && !c.refused[at.with("protocol").id()]:
 		c.fault(at, l.Name+" has no pool, and clients who dial Salp name no other server", "add  pool: NAME")
 	case listen && c.has(at.with("on_failure")):
 		c.fault(at.with("on_failure"), "on_failure needs intercept: who dials Salp cannot reach the server without it", "remove the key")
 	}
-	unread := len(c.cfg.Pools) == 0 && c.has(Path{"pools"}) // its own mistakes have been reported
-	if l.Pool != "" && !c.has(Path{"pools", l.Pool}) && !unread {
-		c.fault(at.with("pool"), fmt.Sprintf("there is no pool %q", l.Pool), c.poolHint(l.Pool))
-	}
+	c.poolThere(l.Pool, at.with("pool"))
 	if l.Source != SourceClient && !c.refused[at.with("source").id()] && c.has(at.with("source_port")) {
 		c.fault(at.with("source_port"), "source_port needs source: client; the proxy's own connections have the proxy's ports", "add  source: client, or remove the key")
 	}
@@ -72,6 +70,15 @@ func (c *checker) listener(l *Listener) {
 		c.fault(at.with("limits").with("per_client"), "per_client is more than connections, so it can never be reached", "make it smaller, or remove it")
 	}
 	c.clientSource(l, at)
+	c.http(l, at)
+}
+
+// poolThere reports a pool that the file does not have.
+func (c *checker) poolThere(name string, at Path) {
+	unread := len(c.cfg.Pools) == 0 && c.has(Path{"pools"}) // its own mistakes have been reported
+	if name != "" && !c.has(Path{"pools", name}) && !unread {
+		c.fault(at, fmt.Sprintf("there is no pool %q", name), c.poolHint(name))
+	}
 }
 
 func (c *checker) poolHint(name string) string {

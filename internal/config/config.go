@@ -12,8 +12,10 @@ type Config struct {
 	Text      []byte      // the text it was read from, so that another process can parse the same
 	Listeners []*Listener // in the order of the file
 	Pools     []*Pool     // in the order of the file
-	Workers   int         // event loops in the worker; 0: one per processor
-	User      string      // whom the worker runs as; "": salp if there is such a user, else nobody
+	Access    []*AccessList
+	Lists     []*List
+	Workers   int    // event loops in the worker; 0: one per processor
+	User      string // whom the worker runs as; "": salp if there is such a user, else nobody
 	Drain     time.Duration
 	Logs      Logs
 	Kernel    Kernel
@@ -33,6 +35,17 @@ type Listener struct {
 	Timeouts   Timeouts
 	Limits     Limits
 	Keepalive  time.Duration // TCP keepalive idle and interval on both halves; 0: off
+
+	Protocol    Protocol
+	NotHTTP     NotHTTP
+	Access      string // name of the access list; "": everything is allowed
+	Marking     Marking
+	Routes      []Route // the first that fits has it
+	HTTP        HTTP
+	Errors      ErrorPages
+	Auth        *Auth
+	TLS         *TLS
+	UpstreamTLS *UpstreamTLS
 }
 
 // Intercept says which connections are taken in on their way to a server.
@@ -111,6 +124,7 @@ type Server struct{ Address netip.AddrPort }
 type Logs struct {
 	Format LogFormat
 	Level  string // debug, info, warn, error
+	Access *AccessLog
 }
 
 // LogFormat is the form of a log line.

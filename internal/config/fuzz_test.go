@@ -48,7 +48,7 @@ func checkConfig(t *testing.T, cfg *Config) {
 		if (len(l.Listen) > 0) == (l.Intercept != nil) || !nameForm.MatchString(l.Name) {
 			t.Errorf("listener %q with listen %v and intercept %v", l.Name, l.Listen, l.Intercept)
 		}
-		if l.Pool != "" && cfg.Pool(l.Pool) == nil || l.Pool == "" && l.Intercept == nil {
+		if l.Pool != "" && cfg.Pool(l.Pool) == nil || l.Pool == "" && l.Intercept == nil && l.Protocol != ProtocolHTTP && len(l.Routes) == 0 {
 			t.Errorf("listener %q without its pool %q", l.Name, l.Pool)
 		}
 		if l.Intercept != nil && (len(l.Intercept.Interfaces) == 0 || len(l.Intercept.Ports) == 0) {

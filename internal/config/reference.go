@@ -64,11 +64,11 @@ func walk(entries []entry, prefix string, do func(path string, e *entry)) {
 		path := prefix + e.key
 		do(path, e)
 		s := &e.shape
-		if s.item != nil {
-			s, path = s.item, path+"[]"
-		}
 		if s.name != "" {
 			path += "." + s.name
+		}
+		if s.item != nil {
+			s, path = s.item, path+"[]"
 		}
 		walk(s.keys, path+".", do)
 	}

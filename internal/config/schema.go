@@ -16,7 +16,6 @@ var listenerRules = map[string]any{
 		map[string]any{"required": []string{"intercept"}},
 	},
 	"dependentRequired": map[string]any{
-		"listen":      []string{"pool"},
 		"on_failure":  []string{"intercept"},
 		"source_port": []string{"source"},
 	},
@@ -25,7 +24,28 @@ var listenerRules = map[string]any{
 			"if":   map[string]any{"required": []string{"source_port"}},
 			"then": map[string]any{"properties": map[string]any{"source": map[string]any{"const": SourceClient}}},
 		},
+		map[string]any{
+			"if":   map[string]any{"required": []string{"listen"}, "not": protocolIs(ProtocolHTTP)},
+			"then": map[string]any{"anyOf": []any{map[string]any{"required": []string{"pool"}}, map[string]any{"required": []string{"routes"}}}},
+		},
+		map[string]any{
+			"if":   map[string]any{"anyOf": onlyHTTP()},
+			"then": protocolIs(ProtocolHTTP),
+		},
 	},
+}
+
+// protocolIs is a schema of listeners of that protocol.
+func protocolIs(p Protocol) map[string]any {
+	return map[string]any{"required": []string{"protocol"}, "properties": map[string]any{"protocol": map[string]any{"const": p}}}
+}
+
+// onlyHTTP are schemas of listeners with a key that only those of protocol http may have.
+func onlyHTTP() (all []any) {
+	for _, key := range httpOnlyKeys {
+		all = append(all, map[string]any{"required": []string{key}})
+	}
+	return all
 }
 
 // JSONSchema returns a JSON Schema (draft 2020-12) of the file, for editors and other programs: docs/salp.schema.json. What Parse
@@ -53,7 +73,7 @@ func (s *shape) jsonSchema() map[string]any {
 	switch {
 	case s.item != nil:
 		schema["items"] = s.item.jsonSchema()
-		return schema
+		return s.underNames(schema)
 	case s.keys == nil:
 		return schema
 	}
@@ -71,11 +91,16 @@ func (s *shape) jsonSchema() map[string]any {
 	if s.short != nil {
 		schema = map[string]any{"anyOf": []any{s.short.jsonSchema(), schema}}
 	}
-	if s.name != "" {
-		schema = map[string]any{"type": "object", "minProperties": 1, "maxProperties": s.limit, "additionalProperties": false,
-			"patternProperties": map[string]any{namePattern: schema}}
+	return s.underNames(schema)
+}
+
+// underNames makes of the schema of a value that of a mapping from names to it, when the shape is one.
+func (s *shape) underNames(schema map[string]any) map[string]any {
+	if s.name == "" {
+		return schema
 	}
-	return schema
+	return map[string]any{"type": "object", "minProperties": 1, "maxProperties": s.limit, "additionalProperties": false,
+		"patternProperties": map[string]any{namePattern: schema}}
 }
 
 // jsonSchema returns the schema of the key's value, with its documentation.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // What Parse accepts is valid by the schema, and what is wrong with a key, a type or a word is not.
@@ -120,6 +121,10 @@ func keywordHolds(schema map[string]any, keyword string, v any, at string) strin
 	case "pattern":
 		s, isString := v.(string)
 		ok = !isString || regexp.MustCompile(rule.(string)).MatchString(s)
+	case "minLength", "maxLength":
+		s, isString := v.(string)
+		n := float64(utf8.RuneCountInString(s))
+		ok = !isString || keyword == "minLength" && n >= rule.(float64) || keyword == "maxLength" && n <= rule.(float64)
 	case "minimum", "maximum":
 		n, isNumber := v.(float64)
 		ok = !isNumber || keyword == "minimum" && n >= rule.(float64) || keyword == "maximum" && n <= rule.(float64)

@@ -8,7 +8,7 @@ import (
 var listenerKeys = mapping(listenerRules,
 	prop(entry{key: "listen", absent: "none; the listener has `intercept` instead",
 		doc: "The addresses of this machine that clients dial, each with a port. `0.0.0.0` is every IPv4 address of the machine and `[::]` every IPv6 one; " +
-			"for both write both. A listener with `listen` needs a `pool`, for the clients name no server.",
+			"for both write both. A listener with `listen` needs a `pool`, for the clients name no server; only those of `protocol: http` may, to whom it is a proxy then.",
 		watch: "Put the addresses in quotes: in YAML a `[` begins a list. The address must be on the machine when Salp starts. While a worker is " +
 			"replaced the socket stays open and connections wait in it; when Salp is stopped they are refused.",
 		example: `listen: ["10.0.1.1:80", "[fd00:1::1]:80"]`,
@@ -39,7 +39,7 @@ var listenerKeys = mapping(listenerRules,
 		example: "source_port: keep",
 	}, enum(SourcePortAny, SourcePortKeep, SourcePortRequire), func(l *Listener) *SourcePort { return &l.SourcePort }),
 	prop(entry{key: "pool", absent: "the server that the client dialled",
-		doc: "The pool whose servers the connections go to. Needed with `listen`. With `intercept` it may be left out, and each connection goes to the server " +
+		doc: "The pool whose servers the connections go to. Needed with `listen`, unless `protocol` is `http`. With `intercept` it may be left out, and each connection goes to the server " +
 			"that its client dialled; when it is there, connections go to the pool whatever address the client dialled.",
 		example: "pool: web",
 		aka:     []string{"backend", "upstream", "default_backend", "proxy_pass"},
@@ -68,6 +68,7 @@ var listenerKeys = mapping(listenerRules,
 		example: "keepalive: 30s",
 		aka:     []string{"tcp_keepalive", "so_keepalive"},
 	}, wholeSeconds(span(time.Second, 32767*time.Second, "off")), func(l *Listener) *time.Duration { return &l.Keepalive }),
+	protocolKey, notHTTPKey, accessKey, markKey(markingOf), dscpKey(markingOf), linkKey(markingOf), routesKey, httpKey, errorsKey, authKey, tlsKey, upstreamTLSKey,
 )
 
 var interceptKeys = mapping(nil,
