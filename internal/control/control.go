@@ -102,6 +102,7 @@ type Listener struct {
 	BytesOut      uint64            `json:"bytes_out"`        // server to client
 	PortKept      uint64            `json:"port_kept"`        // upstream connections that have the client's port
 	PortFallbacks uint64            `json:"port_fallbacks"`   // upstream connections that had to take another
+	Retries       uint64            `json:"retries"`          // connects that failed and were made again, before the client noticed
 	Errors        map[string]uint64 `json:"errors,omitempty"` // by kind, see the Error constants
 }
 

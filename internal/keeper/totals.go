@@ -52,6 +52,7 @@ func sum(a, b control.Listener) control.Listener {
 		BytesOut:      a.BytesOut + b.BytesOut,
 		PortKept:      a.PortKept + b.PortKept,
 		PortFallbacks: a.PortFallbacks + b.PortFallbacks,
+		Retries:       a.Retries + b.Retries,
 	}
 	for _, kind := range errorKinds {
 		if n := a.Errors[kind] + b.Errors[kind]; n > 0 {

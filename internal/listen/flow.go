@@ -66,6 +66,7 @@ type Counters struct {
 	BytesOut      uint64 // server to client
 	PortKept      uint64
 	PortFallbacks uint64
+	Retries       uint64 // connects to servers that failed and were made again, before the client noticed
 	Errors        [Kinds]uint64
 }
 
@@ -77,6 +78,7 @@ func (c *Counters) Add(other *Counters) {
 	c.BytesOut += other.BytesOut
 	c.PortKept += other.PortKept
 	c.PortFallbacks += other.PortFallbacks
+	c.Retries += other.Retries
 	for i := range c.Errors {
 		c.Errors[i] += other.Errors[i]
 	}

@@ -1,4 +1,4 @@
-// Package policy decides what becomes of a connection: which server it goes to, and whose address and port the server sees.
+// Package policy decides what becomes of a connection: where it may go, and whose address and port the server sees.
 package policy
 
 import (
@@ -11,11 +11,14 @@ import (
 
 // Decision says how to carry a connection.
 type Decision struct {
-	Server      netip.AddrPort
-	Source      netip.AddrPort // whose address the server sees; the zero value: the host's own
-	KeepPort    bool           // the server sees the port of Source too
-	RequirePort bool           // rather no connection than another port
-	Mark        uint32         // of the upstream socket
+	Pool         *pool.Pool     // whose servers may be chosen; nil: Server it is
+	Server       netip.AddrPort // the original destination
+	Source       netip.AddrPort // whose address the server sees; the zero value: the host's own
+	KeepPort     bool           // the server sees the port of Source too
+	RequirePort  bool           // rather no connection than another port
+	Mark         uint32         // of the upstream socket, without the bits of a link
+	Link         uint32         // the mark bits of the link to take; 0: the routing decides
+	Alternatives []uint32       // those of the links to try, in this order, when the server cannot be reached by Link
 }
 
 // Rule decides for one listener. It is immutable and shared by all loops.
@@ -25,22 +28,17 @@ type Rule struct {
 	keep   bool
 	must   bool
 	mark   uint32
-	own    *listen.Own
 }
 
-// New makes the rules of a configuration, by listener name. own are the addresses that this process listens on.
-func New(c *config.Config, own *listen.Own) map[string]*Rule {
-	pools := make(map[string]*pool.Pool)
-	for _, p := range c.Pools {
-		pools[p.Name] = pool.New(p)
-	}
+// New makes the rules of a configuration, by listener name. pools are its pools by name.
+func New(c *config.Config, pools map[string]*pool.Pool) map[string]*Rule {
 	intercepting := false
 	for _, n := range c.Listeners {
 		intercepting = intercepting || n.Intercept != nil
 	}
 	rules := make(map[string]*Rule)
 	for _, n := range c.Listeners {
-		r := &Rule{own: own, client: n.Source == config.SourceClient}
+		r := &Rule{client: n.Source == config.SourceClient}
 		if n.Pool != "" {
 			r.pool = pools[n.Pool]
 		}
@@ -72,26 +70,9 @@ func mark(mask uint32, zone, transparent bool) uint32 {
 
 // Decide decides. When it is false the connection is to be refused, for the reason of the kind.
 func (r *Rule) Decide(f *listen.Flow) (Decision, listen.Kind, bool) {
-	d := Decision{Server: f.Original, Mark: r.mark}
-	if r.pool != nil {
-		server, ok := r.pick(f)
-		if !ok {
-			return d, listen.NoDestination, false
-		}
-		d.Server = server
-	}
-	if r.own.Has(d.Server) {
-		return d, listen.Loop, false
-	}
+	d := Decision{Pool: r.pool, Server: f.Original, Mark: r.mark}
 	if r.client {
 		d.Source, d.KeepPort, d.RequirePort = f.Client, r.keep, r.must
 	}
 	return d, 0, true
-}
-
-func (r *Rule) pick(f *listen.Flow) (netip.AddrPort, bool) {
-	if r.client {
-		return r.pool.PickFor(f.Client.Addr())
-	}
-	return r.pool.Pick()
 }

@@ -13,41 +13,88 @@ type Pool struct {
 	all, ipv4, ipv6 turns
 }
 
-// turns are servers that take turns.
+// turns are endpoints that take turns.
 type turns struct {
-	servers []netip.AddrPort
-	next    atomic.Uint64
-	_       [40]byte // the counter is written by all loops: keep it off the next one's cache line
+	endpoints []*Endpoint
+	next      atomic.Uint64
+	_         [40]byte // the counter is written by all loops: keep it off the next one's cache line
 }
 
-// New makes a pool from its configuration.
-func New(c *config.Pool) *Pool {
+// Want says what a server is wanted for.
+type Want struct {
+	Client     netip.Addr
+	SameFamily bool // the server must have the client's address family, since it is shown the client's address
+}
+
+// Tried are endpoints that are not to be chosen again. The zero value is none of them.
+type Tried struct {
+	first [maxTried]*Endpoint
+	n     int
+}
+
+// maxTried is how many endpoints one connection can try.
+const maxTried = 1 + maxRetries
+
+const maxRetries = 2
+
+// Add adds one, and does nothing when there are too many.
+func (t *Tried) Add(e *Endpoint) {
+	if t.n < len(t.first) {
+		t.first[t.n] = e
+		t.n++
+	}
+}
+
+// Has says whether an endpoint was tried.
+func (t *Tried) Has(e *Endpoint) bool {
+	for _, tried := range t.first[:t.n] {
+		if tried == e {
+			return true
+		}
+	}
+	return false
+}
+
+// New makes a pool from its configuration, for a worker with so many loops.
+func New(c *config.Pool, loops int) *Pool {
 	p := &Pool{}
 	for _, s := range c.Servers {
-		p.all.servers = append(p.all.servers, s.Address)
+		e := &Endpoint{address: s.Address, counters: make([]padded, loops)}
+		p.all.endpoints = append(p.all.endpoints, e)
 		if s.Address.Addr().Is4() {
-			p.ipv4.servers = append(p.ipv4.servers, s.Address)
+			p.ipv4.endpoints = append(p.ipv4.endpoints, e)
 		} else {
-			p.ipv6.servers = append(p.ipv6.servers, s.Address)
+			p.ipv6.endpoints = append(p.ipv6.endpoints, e)
 		}
 	}
 	return p
 }
 
-// Pick chooses a server, whichever family it has. It is false when there is none.
-func (p *Pool) Pick() (netip.AddrPort, bool) { return p.all.pick() }
+// Retries is how many further tries a connection has when one fails.
+func (p *Pool) Retries() int { return maxRetries }
 
-// PickFor chooses a server of the same family as the client, for connections that carry the client's address.
-func (p *Pool) PickFor(client netip.Addr) (netip.AddrPort, bool) {
-	if client.Is4() {
-		return p.ipv4.pick()
+// More says whether there is an endpoint that was not tried.
+func (p *Pool) More(w *Want, tried *Tried) bool { return len(p.of(w).endpoints) > tried.n }
+
+func (p *Pool) of(w *Want) *turns {
+	switch {
+	case !w.SameFamily:
+		return &p.all
+	case w.Client.Is4():
+		return &p.ipv4
 	}
-	return p.ipv6.pick()
+	return &p.ipv6
 }
 
-func (t *turns) pick() (netip.AddrPort, bool) {
-	if len(t.servers) == 0 {
-		return netip.AddrPort{}, false
+// Pick takes a place on an endpoint that was not tried, nil when there is none. Who has it calls Release when the connection has ended.
+func (p *Pool) Pick(w *Want, tried *Tried) *Endpoint {
+	t := p.of(w)
+	for range t.endpoints {
+		e := t.endpoints[(t.next.Add(1)-1)%uint64(len(t.endpoints))]
+		if tried.n == 0 || !tried.Has(e) {
+			e.active.Add(1)
+			return e
+		}
 	}
-	return t.servers[(t.next.Add(1)-1)%uint64(len(t.servers))], true
+	return nil
 }

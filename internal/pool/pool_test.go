@@ -15,18 +15,18 @@ func of(addrs ...string) *pool.Pool {
 	for _, a := range addrs {
 		c.Servers = append(c.Servers, config.Server{Address: netip.MustParseAddrPort(a)})
 	}
-	return pool.New(c)
+	return pool.New(c, 4)
 }
 
 func TestRoundRobin(t *testing.T) {
 	p := of("10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80")
 	var got []string
 	for range 5 {
-		a, ok := p.Pick()
-		if !ok {
+		e := p.Pick(&pool.Want{}, &pool.Tried{})
+		if e == nil {
 			t.Fatal("no server")
 		}
-		got = append(got, a.Addr().String())
+		got = append(got, e.Address().Addr().String())
 	}
 	if want := []string{"10.0.0.1", "10.0.0.2", "fd00::1", "10.0.0.1", "10.0.0.2"}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
@@ -34,18 +34,19 @@ func TestRoundRobin(t *testing.T) {
 }
 
 // A connection that carries the client's address can only go to a server of the client's family.
-func TestPickFor(t *testing.T) {
+func TestFamily(t *testing.T) {
 	p := of("10.0.0.1:80", "[fd00::1]:80", "10.0.0.2:80")
 	for _, test := range []struct{ client, want string }{
 		{"10.9.9.9", "10.0.0.1:80"}, {"10.9.9.9", "10.0.0.2:80"}, {"10.9.9.9", "10.0.0.1:80"},
 		{"fd00::9", "[fd00::1]:80"}, {"fd00::9", "[fd00::1]:80"},
 	} {
-		if a, ok := p.PickFor(netip.MustParseAddr(test.client)); !ok || a.String() != test.want {
-			t.Errorf("for %s: %s %v, want %s", test.client, a, ok, test.want)
+		e := p.Pick(&pool.Want{Client: netip.MustParseAddr(test.client), SameFamily: true}, &pool.Tried{})
+		if e == nil || e.Address().String() != test.want {
+			t.Errorf("for %s: %v, want %s", test.client, e, test.want)
 		}
 	}
-	if a, ok := of("10.0.0.1:80").PickFor(netip.MustParseAddr("fd00::9")); ok {
-		t.Errorf("an IPv6 client got %s", a)
+	if e := of("10.0.0.1:80").Pick(&pool.Want{Client: netip.MustParseAddr("fd00::9"), SameFamily: true}, &pool.Tried{}); e != nil {
+		t.Errorf("an IPv6 client got %s", e.Address())
 	}
 }
 
@@ -58,9 +59,9 @@ func TestFairAcrossLoops(t *testing.T) {
 	for range 3 {
 		wait.Go(func() {
 			for range 1000 {
-				a, _ := p.Pick()
+				e := p.Pick(&pool.Want{}, &pool.Tried{})
 				mutex.Lock()
-				count[a]++
+				count[e.Address()]++
 				mutex.Unlock()
 			}
 		})

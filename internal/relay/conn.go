@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"time"
 
+	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/listen"
 	"salp/internal/sock"
@@ -15,37 +16,28 @@ const (
 	server = 1
 )
 
-type state uint8
-
-const (
-	dialing state = iota // connecting, or waiting for the keeper to make the port free
-	open
-)
-
 // conn is a connection: its two sockets and what is under way between them.
 type conn struct {
-	relay *Relay
-	next  *conn // in the relay's free list
-	lease *listen.Lease
-	slot  engine.Slot
-	last  int64 // when it was accepted, or connected, or a byte last moved
-	fd    [2]int32
-	dir   [2]direction
-	state state
-	must  bool // the client's port or no connection
-	kept  bool // the socket being connected has the client's port
-	fell  bool // it has another, though the client's was wanted
-	owing bool // the server was not sent the last ACK of the handshake
-	alive bool // keepalive was set on the upstream half
+	relay   *Relay
+	next    *conn // in the relay's free list
+	lease   *listen.Lease
+	attempt *dial.Attempt // nil once the server is connected
+	place   dial.Server   // from then on
+	slot    engine.Slot
+	last    int64 // when it was accepted, or connected, or a byte last moved
+	fd      [2]int32
+	dir     [2]direction
+	owing   bool // the server was not sent the last ACK of the handshake
+	alive   bool // keepalive was set on the upstream half
 }
 
 // Handle implements engine.Handler.
 func (c *conn) Handle(l *engine.Loop, ev engine.Event) {
 	switch {
+	case c.attempt != nil:
+		c.early(l, ev)
 	case ev&(engine.Timer|engine.Again) != 0:
 		c.turn(l, ev)
-	case c.state == dialing:
-		c.early(l, int(ev.Tag()), ev)
 	default:
 		c.ready(l, int(ev.Tag()), ev)
 	}
@@ -86,8 +78,8 @@ func (c *conn) ready(l *engine.Loop, side int, ev engine.Event) {
 }
 
 // early handles events until the server is connected. What the client sends meanwhile waits in its socket.
-func (c *conn) early(l *engine.Loop, side int, ev engine.Event) {
-	if side == client {
+func (c *conn) early(l *engine.Loop, ev engine.Event) {
+	if ev&(engine.Timer|engine.Again) == 0 && ev.Tag() == client {
 		if ev&engine.Error != 0 {
 			c.fail(l, listen.ClientReset)
 			return
@@ -95,28 +87,29 @@ func (c *conn) early(l *engine.Loop, side int, ev engine.Event) {
 		c.dir[client].note(ev)
 		return
 	}
-	if ev&(engine.Error|engine.Hangup) != 0 {
-		e := sock.Error(int(c.fd[server]))
-		if e != syscall.ECONNRESET && e != syscall.EPIPE {
-			c.unreachable(l, e)
-			return
-		}
-		c.state = open // it was connected, if not for long
+	switch c.attempt.Handle(l, ev) {
+	case dial.Failed:
+		c.fail(l, c.attempt.Kind)
+	case dial.Broken:
+		e := c.attempt.Errno
+		c.take()
 		c.broken(l, server, e)
-		return
+	case dial.Connected:
+		c.take()
+		c.opened(l, ev)
 	}
-	if ev&engine.Out == 0 {
-		return
-	}
-	c.state = open
+}
+
+// take takes the connected socket over.
+func (c *conn) take() {
+	fd, place := c.attempt.Take()
+	c.fd[server], c.place, c.attempt = int32(fd), place, nil
+}
+
+// opened begins to carry, with what has come in by now. ev is the event of the server's socket that said it is connected.
+func (c *conn) opened(l *engine.Loop, ev engine.Event) {
 	c.last = l.Now()
 	c.setTimer(l)
-	switch {
-	case c.kept:
-		c.relay.counters.PortKept++
-	case c.fell:
-		c.relay.counters.PortFallbacks++
-	}
 	if c.dir[client].readable && !c.pump(l, client) {
 		return
 	}
@@ -126,73 +119,6 @@ func (c *conn) early(l *engine.Loop, side int, ev engine.Event) {
 	if !c.dir[client].sent {
 		c.owing = true
 		l.Again(c.slot) // what the client has sent may be among the events of this turn; if not, the ACK must go without it
-	}
-}
-
-// connect starts to connect. A port that is taken is asked for once: then the connection waits, and tries again. It is false when the
-// connection is over.
-func (c *conn) connect(l *engine.Loop, d sock.Dial, ask bool) bool {
-	fd, e := sock.Connect(&d)
-	if e == 0 {
-		c.fd[server], c.kept = int32(fd), d.KeepPort
-		if e = l.Watch(c.slot, server, fd); e != 0 {
-			c.fail(l, listen.Internal)
-		}
-		return e == 0
-	}
-	if !taken(e) || !d.KeepPort {
-		c.unreachable(l, e)
-		return false
-	}
-	if ask && c.relay.destroy != nil {
-		c.ask(l, d)
-		return true
-	}
-	return c.again(l, d, false)
-}
-
-// ask has what stands in the way of a kept port destroyed, and the connection tried again afterwards. That may be in another
-// life of the struct: the slot tells.
-func (c *conn) ask(l *engine.Loop, d sock.Dial) {
-	slot := c.slot
-	c.relay.destroy(d.Source, d.Server, func(err error) {
-		l.Post(func() {
-			if l.Handler(slot) == engine.Handler(c) {
-				c.again(l, d, err == nil)
-			}
-		})
-	})
-}
-
-// again tries once more with the client's port when that has been made free, and else with another if that will do.
-func (c *conn) again(l *engine.Loop, d sock.Dial, free bool) bool {
-	switch {
-	case free:
-		return c.connect(l, d, false)
-	case c.must:
-		c.fail(l, listen.NoPort)
-		return false
-	}
-	d.KeepPort = false
-	c.fell = true
-	return c.connect(l, d, false)
-}
-
-func taken(e syscall.Errno) bool { return e == syscall.EADDRNOTAVAIL || e == syscall.EADDRINUSE }
-
-// unreachable ends a connection whose server could not be connected to.
-func (c *conn) unreachable(l *engine.Loop, e syscall.Errno) {
-	switch e {
-	case syscall.ECONNREFUSED:
-		c.fail(l, listen.ConnectRefused)
-	case syscall.ETIMEDOUT:
-		c.fail(l, listen.ConnectTimeout)
-	case syscall.EADDRNOTAVAIL, syscall.EADDRINUSE:
-		c.fail(l, listen.NoPort)
-	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
-		c.fail(l, listen.Descriptors)
-	default:
-		c.fail(l, listen.ConnectOther)
 	}
 }
 
@@ -217,7 +143,7 @@ func (c *conn) timer(l *engine.Loop) {
 		c.fail(l, kind)
 		return
 	}
-	if c.state == open && !c.alive && c.relay.alive > 0 {
+	if !c.alive && c.relay.alive > 0 {
 		sock.SetKeepalive(int(c.fd[server]), c.relay.alive)
 		c.alive = true
 	}
@@ -235,10 +161,11 @@ func (c *conn) fail(l *engine.Loop, kind listen.Kind) {
 func (c *conn) broken(l *engine.Loop, side int, e syscall.Errno) {
 	kind := listen.ClientReset
 	switch gone := e == syscall.ECONNRESET || e == syscall.EPIPE; {
-	case gone && side == server:
-		kind = listen.ServerReset
-	case !gone && side == server:
-		kind = listen.ServerLost
+	case side == server:
+		c.place.Counters().Resets++
+		if kind = listen.ServerReset; !gone {
+			kind = listen.ServerLost
+		}
 	case !gone:
 		kind = listen.ClientLost
 	}
@@ -267,6 +194,11 @@ func (c *conn) close(l *engine.Loop) {
 func (c *conn) forget(l *engine.Loop) {
 	for i := range c.dir {
 		c.dir[i].drop(l)
+	}
+	if c.attempt != nil {
+		c.attempt.Abort()
+	} else {
+		c.place.End()
 	}
 	l.Remove(c.slot)
 	c.relay.listener.End(c.relay.counters, c.lease)

@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"salp/internal/config"
+	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/lab"
 	"salp/internal/listen"
 	"salp/internal/policy"
+	"salp/internal/pool"
 	"salp/internal/relay"
 	"salp/internal/sock"
 )
@@ -28,6 +30,7 @@ func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 type gateway struct {
 	t        testing.TB
 	engine   *engine.Engine
+	pool     *pool.Pool
 	listener *listen.Listener
 	counters []*listen.Counters
 	fds      []int
@@ -41,7 +44,7 @@ type gatewayOptions struct {
 	servers  []string        // none: connections go to their original destination
 	loops    int
 	listen   string // default 127.0.0.1:0
-	destroy  relay.Destroy
+	destroy  dial.Destroy
 }
 
 func start(t testing.TB, o gatewayOptions) *gateway {
@@ -58,11 +61,11 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 	if n.Source == "" {
 		n.Source = config.SourceProxy
 	}
-	pool := &config.Pool{Name: "pool"}
+	servers := &config.Pool{Name: "pool"}
 	for _, s := range o.servers {
-		pool.Servers = append(pool.Servers, config.Server{Address: netip.MustParseAddrPort(s)})
+		servers.Servers = append(servers.Servers, config.Server{Address: netip.MustParseAddrPort(s)})
 	}
-	cfg.Listeners, cfg.Pools = []*config.Listener{&n}, []*config.Pool{pool}
+	cfg.Listeners, cfg.Pools = []*config.Listener{&n}, []*config.Pool{servers}
 
 	g := &gateway{t: t, listener: listen.NewListener(&n), ended: make(chan struct{})}
 	var err error
@@ -77,11 +80,13 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 		g.listenAgain(addr)
 	}
 	g.addr = addr.String()
-	rule := policy.New(cfg, listen.NewOwn([]netip.AddrPort{addr}))["test"]
+	own := listen.NewOwn([]netip.AddrPort{addr})
+	g.pool = pool.New(servers, len(g.engine.Loops()))
+	rule := policy.New(cfg, map[string]*pool.Pool{"pool": g.pool})["test"]
 	for i, l := range g.engine.Loops() {
 		c := &listen.Counters{}
 		g.counters = append(g.counters, c)
-		r := relay.New(&n, g.listener, c, rule, o.destroy)
+		r := relay.New(&n, g.listener, c, rule, dial.New(dial.Options{Counters: c, Own: own, Destroy: o.destroy, Connect: n.Timeouts.Connect}))
 		l.Post(func() {
 			if _, err := listen.Accept(l, g.fds[i], addr, g.listener, c, r); err != nil {
 				panic(err)

@@ -267,15 +267,17 @@ func (c *conn) count(l *engine.Loop, i, n int) {
 	c.last = l.Now()
 	if i == client {
 		c.relay.counters.BytesIn += uint64(n)
+		c.place.Counters().BytesIn += uint64(n)
 	} else {
 		c.relay.counters.BytesOut += uint64(n)
+		c.place.Counters().BytesOut += uint64(n)
 	}
 }
 
 // lastWords passes on what a side had sent before it died, as far as the other takes it without waiting.
 func (c *conn) lastWords(l *engine.Loop, side int) {
 	d := &c.dir[side]
-	if c.state != open || d.blocked || d.shut {
+	if c.attempt != nil || d.blocked || d.shut {
 		return
 	}
 	if d.rest != nil || d.pipe != nil {

@@ -8,35 +8,31 @@
 package relay
 
 import (
-	"net/netip"
 	"time"
 
 	"salp/internal/config"
+	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/listen"
 	"salp/internal/policy"
 	"salp/internal/sock"
 )
 
-// Destroy asks for a TIME_WAIT socket of our own to be destroyed. It must not block; done may be called from any goroutine,
-// exactly once, with nil when the socket is gone.
-type Destroy func(local, remote netip.AddrPort, done func(error))
-
 // Relay serves one listener on one loop. It implements listen.Server.
 type Relay struct {
 	listener *listen.Listener
 	counters *listen.Counters
 	rule     *policy.Rule
-	destroy  Destroy // nil: nobody can
+	dialer   *dial.Dialer
 	timeouts config.Timeouts
 	alive    int   // keepalive of upstream halves in seconds; 0: off
 	free     *conn // connections to use again, linked by next
 	spare    int   // how many these are
 }
 
-// New makes a relay. The counters are those of the loop it will run on.
-func New(c *config.Listener, n *listen.Listener, counters *listen.Counters, rule *policy.Rule, destroy Destroy) *Relay {
-	return &Relay{listener: n, counters: counters, rule: rule, destroy: destroy, timeouts: c.Timeouts, alive: sock.Seconds(c.Keepalive)}
+// New makes a relay. The counters are those of the loop it will run on, and the dialer is of that loop.
+func New(c *config.Listener, n *listen.Listener, counters *listen.Counters, rule *policy.Rule, dialer *dial.Dialer) *Relay {
+	return &Relay{listener: n, counters: counters, rule: rule, dialer: dialer, timeouts: c.Timeouts, alive: sock.Seconds(c.Keepalive)}
 }
 
 // Abort resets a handler that is a connection of a relay, and does nothing to any other. It says whether it was one.
@@ -62,15 +58,14 @@ func (r *Relay) Serve(l *engine.Loop, fd int, f *listen.Flow) {
 	c.lease = f.Lease
 	c.last = l.Now()
 	c.slot = l.Add(c)
-	c.must = d.RequirePort
-	if !c.connect(l, sock.Dial{Server: d.Server, Source: d.Source, KeepPort: d.KeepPort, Mark: d.Mark}, true) {
+	var p dial.Progress
+	if c.attempt, p = r.dialer.Start(l, c.slot, server, f, &d); p == dial.Failed {
+		c.fail(l, c.attempt.Kind)
 		return
 	}
 	if e := l.Watch(c.slot, client, fd); e != 0 {
 		c.fail(l, listen.Internal)
-		return
 	}
-	c.setTimer(l)
 }
 
 // spareConns bounds the structs kept for new connections; a burst leaves no more than these behind.
@@ -94,12 +89,9 @@ func (r *Relay) give(c *conn) {
 	}
 }
 
-// bound is how long it is until a bound is over if nothing moves meanwhile, and the reason to end the connection for then.
+// bound is, of a connection that is open, how long it is until a bound is over if nothing moves meanwhile, and the reason to end the connection for then.
 func (c *conn) bound(now int64) (time.Duration, listen.Kind) {
 	t := &c.relay.timeouts
-	if c.state != open {
-		return left(t.Connect, c.last, now), listen.ConnectTimeout
-	}
 	idle := left(t.Idle, c.last, now)
 	if c.dir[0].eof || c.dir[1].eof {
 		if half := left(t.HalfClosed, c.last, now); half < idle {

@@ -40,7 +40,7 @@ func newDestroyer(send func(control.Message, ...int) error) *destroyer {
 	return &destroyer{send: send, queue: make(chan control.Destroy, mostDestroys), waiting: make(map[uint64]waiting)}
 }
 
-// destroy implements relay.Destroy.
+// destroy implements dial.Destroy.
 func (d *destroyer) destroy(local, remote netip.AddrPort, done func(error)) {
 	d.mutex.Lock()
 	if len(d.waiting) >= mostDestroys {

@@ -42,7 +42,7 @@ func told(c *listen.Counters) control.Listener {
 	n := control.Listener{
 		Accepted: c.Accepted, Active: c.Active,
 		BytesIn: c.BytesIn, BytesOut: c.BytesOut,
-		PortKept: c.PortKept, PortFallbacks: c.PortFallbacks,
+		PortKept: c.PortKept, PortFallbacks: c.PortFallbacks, Retries: c.Retries,
 	}
 	for kind, count := range c.Errors {
 		if count == 0 {

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"salp/internal/config"
+	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/listen"
 	"salp/internal/policy"
+	"salp/internal/pool"
 	"salp/internal/relay"
 	"salp/internal/sock"
 )
@@ -40,7 +42,7 @@ type listening struct {
 	listener int // index of wiring.listeners
 }
 
-func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy relay.Destroy, log *slog.Logger) *wiring {
+func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy dial.Destroy, log *slog.Logger) *wiring {
 	w := &wiring{engine: e}
 	var addresses []netip.AddrPort
 	for _, g := range groups {
@@ -48,7 +50,11 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy re
 	}
 	w.own = listen.NewOwn(addresses)
 	w.setLocal(log)
-	rules := policy.New(cfg, w.own)
+	pools := make(map[string]*pool.Pool)
+	for _, p := range cfg.Pools {
+		pools[p.Name] = pool.New(p, len(e.Loops()))
+	}
+	rules := policy.New(cfg, pools)
 	for _, n := range cfg.Listeners {
 		w.listeners = append(w.listeners, listen.NewListener(n))
 	}
@@ -57,7 +63,8 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy re
 		for i, n := range cfg.Listeners {
 			c := &listen.Counters{}
 			lw.counters = append(lw.counters, c)
-			lw.relays = append(lw.relays, relay.New(n, w.listeners[i], c, rules[n.Name], destroy))
+			d := dial.New(dial.Options{Counters: c, Own: w.own, Destroy: destroy, Connect: n.Timeouts.Connect})
+			lw.relays = append(lw.relays, relay.New(n, w.listeners[i], c, rules[n.Name], d))
 		}
 		w.loops = append(w.loops, lw)
 	}
