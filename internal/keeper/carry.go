@@ -28,8 +28,8 @@ func transparent(cfg *config.Config) bool {
 
 // carry returns next with the rules, routes and chains of old that bring packets of running connections to their sockets.
 func carry(next, old plan.Plan) plan.Plan {
-	next.Rules = union(next.Rules, old.Rules)
-	next.Routes = union(next.Routes, old.Routes)
+	next.Routes = union(next.Routes, slices.DeleteFunc(slices.Clone(old.Routes), func(r plan.Route) bool { return r.Type != plan.RouteLocal }))
+	next.Rules = union(next.Rules, slices.DeleteFunc(slices.Clone(old.Rules), func(r plan.Rule) bool { return !delivers(next.Routes, r) }))
 	for _, t := range old.Tables {
 		if !t.Owner { // the other table refuses new connections
 			continue
@@ -43,6 +43,13 @@ func carry(next, old plan.Plan) plan.Plan {
 		}
 	}
 	return next
+}
+
+// delivers tells whether a rule looks into a table that makes packets local.
+func delivers(routes []plan.Route, r plan.Rule) bool {
+	return slices.ContainsFunc(routes, func(o plan.Route) bool {
+		return o.Type == plan.RouteLocal && o.Family == r.Family && o.Table == r.Table
+	})
 }
 
 func union[T comparable](a, b []T) []T {

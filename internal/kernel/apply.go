@@ -49,12 +49,13 @@ func (h *Host) compare(p plan.Plan, write bool) (*work, error) {
 	if w.tables, err = h.nft.Diff(p.Tables, w.gone, write); err != nil {
 		return nil, err
 	}
-	if w.missing, err = h.route.Missing(w.routing()); err != nil {
+	if w.missing, err = h.route.Missing(w.routing(), old.routing()); err != nil {
 		return nil, err
 	}
 	if w.surplus, err = h.route.Present(old.routing().Without(w.routing())); err != nil {
 		return nil, err
 	}
+	w.surplus = w.surplus.WithoutReplaced(w.missing)
 	if w.set, err = h.sysctl.Missing(p.Sysctls); err != nil {
 		return nil, err
 	}
@@ -138,8 +139,9 @@ func (h *Host) bring(w *work) ([]Change, error) {
 	if err != nil {
 		return changes, err
 	}
-	added, err := h.route.Add(w.missing)
+	added, waiting, err := h.route.Add(w.missing)
 	changes = append(changes, added...)
+	h.tellWaiting(waiting)
 	if err != nil {
 		return changes, err
 	}
@@ -176,6 +178,18 @@ func (h *Host) takeBack(w *work, during *state, changes []Change, cause error) (
 		return nil, errors.Join(cause, h.forget())
 	}
 	return nil, errors.Join(cause, h.save(w.old))
+}
+
+// tellWaiting says which routes cannot be there as the host is now, each once for each reason.
+func (h *Host) tellWaiting(waiting []route.Waiting) {
+	now := map[string]bool{}
+	for _, w := range waiting {
+		why := w.Why.Error()
+		if now[why] = true; !h.waiting[why] {
+			h.log.Info("route waits for its interface or address", "route", w.Route.Text(), "error", why)
+		}
+	}
+	h.waiting = now
 }
 
 func (h *Host) tell(left []string) {

@@ -195,7 +195,7 @@ func TestHostWithoutIPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.same(before, r.snapshot())
-	p.Routes = append(p.Routes, plan.Route{Family: plan.IPv6, Table: 8110})
+	p.Routes = append(p.Routes, plan.Route{Family: plan.IPv6, Table: 8110, Type: plan.RouteLocal, Dev: "lo"})
 	if _, err := h.Apply(p); err == nil || !strings.Contains(err.Error(), "disable_ipv6") {
 		t.Errorf("an IPv6 route: %v", err)
 	}

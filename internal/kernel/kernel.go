@@ -48,8 +48,9 @@ type Host struct {
 	conntrack *conntrack.Conn
 	watch     *watch.Conn
 
-	mu     sync.Mutex             // one Apply, Diff or Remove at a time
-	wanted atomic.Pointer[wanted] // the plan in force
+	mu      sync.Mutex             // one Apply, Diff or Remove at a time
+	wanted  atomic.Pointer[wanted] // the plan in force
+	waiting map[string]bool        // why routes are not there that Apply wanted there; guarded by mu
 
 	canDivert atomic.Int32 // a plan.Support
 }

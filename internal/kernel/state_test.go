@@ -178,7 +178,7 @@ func TestFailureKeepsTheOldPlan(t *testing.T) {
 	before, file := r.snapshot(), r.readState()
 	bad := r.plan(h, everyMethod)
 	bad.Rules = append(slices.Clone(bad.Rules), plan.Rule{Family: plan.IPv4, Priority: 811, Mark: 1, Mask: 1, IIF: "g1", Table: 8111})
-	bad.Routes = append(slices.Clone(bad.Routes), plan.Route{Family: plan.IPv4, Table: 8111})
+	bad.Routes = append(slices.Clone(bad.Routes), plan.Route{Family: plan.IPv4, Table: 8111, Type: plan.RouteLocal, Dev: "lo"})
 	bad.Sysctls = append(slices.Clone(bad.Sysctls), plan.Sysctl{Name: "net/ipv4/conf/g0/rp_filter", Value: "2"})
 	bad.Tables[1].Chains[0].Rules = []plan.NFTRule{{Exprs: []plan.Expr{plan.Jump{Chain: "nowhere"}}}}
 	if _, err := h.Apply(bad); err == nil {

@@ -114,7 +114,7 @@ func (h *host) routedHere(p *packet) bool {
 	}
 	for _, r := range h.plan.Rules {
 		if r.Family == family && r.IIF == p.from && p.mark&r.Mask == r.Mark {
-			return slices.Contains(h.plan.Routes, Route{Family: family, Table: r.Table})
+			return slices.Contains(h.plan.Routes, localDefault(family, r.Table))
 		}
 	}
 	return false

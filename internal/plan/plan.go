@@ -49,24 +49,6 @@ func (f *Family) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Rule is an ip rule: packets from interface IIF whose mark has the bits Mark look into Table. (ip-rule(8))
-// It carries protocol kernel, because systemd-networkd deletes rules of any other that it did not make.
-type Rule struct {
-	Family   Family `json:"family"`
-	Priority uint32 `json:"priority"`
-	Mark     uint32 `json:"mark"`
-	Mask     uint32 `json:"mask"`
-	IIF      string `json:"iif"`
-	Table    uint32 `json:"table"`
-}
-
-// Route is `local default dev lo` in a table of ours, which makes diverted packets ours. (ip-route(8))
-// It carries protocol kernel, as a Rule does.
-type Route struct {
-	Family Family `json:"family"`
-	Table  uint32 `json:"table"`
-}
-
 // Sysctl is a value to set, named as below /proc/sys with slashes ("net/ipv4/ip_forward"). Former values are kept by package kernel.
 type Sysctl struct {
 	Name  string `json:"name"`

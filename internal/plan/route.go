@@ -39,7 +39,7 @@ func (r *recipe) routes() []Route {
 	}
 	var routes []Route
 	for _, f := range r.families {
-		routes = append(routes, Route{Family: f, Table: r.kernel.Table})
+		routes = append(routes, localDefault(f, r.kernel.Table))
 	}
 	return routes
 }

@@ -50,16 +50,6 @@ func (p Plan) SysctlText() string {
 	return b.String()
 }
 
-// Text is the command that adds the rule.
-func (r Rule) Text() string {
-	return fmt.Sprintf("ip %srule add pref %d iif %s fwmark 0x%x/0x%x lookup %d protocol kernel", ipFlag(r.Family), r.Priority, r.IIF, r.Mark, r.Mask, r.Table)
-}
-
-// Text is the command that adds the route.
-func (r Route) Text() string {
-	return fmt.Sprintf("ip %sroute add local default dev lo table %d proto kernel", ipFlag(r.Family), r.Table)
-}
-
 // Text is the command that sets the value, and why.
 func (s Sysctl) Text() string {
 	return fmt.Sprintf("sysctl -w %s=%s # %s", s.Name, s.Value, s.Why)

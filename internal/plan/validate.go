@@ -31,24 +31,20 @@ func (p Plan) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %w", r.Text(), err))
 		}
 	}
+	for i, r := range p.Routes {
+		if err := r.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", r.Text(), err))
+		}
+		if slices.ContainsFunc(p.Routes[:i], func(o Route) bool { return o.Key() == r.Key() }) {
+			errs = append(errs, fmt.Errorf("%s: the table has another route with this destination and metric", r.Text()))
+		}
+	}
 	for _, s := range p.Sysctls {
 		if s.Name == "" || s.Value == "" || strings.Contains(s.Name, "..") || strings.HasPrefix(s.Name, "/") {
 			errs = append(errs, fmt.Errorf("sysctl %q = %q is not a value below /proc/sys", s.Name, s.Value))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (p Plan) validateRule(r Rule) error {
-	switch {
-	case validIfname(r.IIF) != nil:
-		return validIfname(r.IIF)
-	case r.Mark == 0 || r.Mark&^r.Mask != 0:
-		return errors.New("the mark is zero or outside its mask")
-	case !slices.Contains(p.Routes, Route{Family: r.Family, Table: r.Table}):
-		return errors.New("there is no route in that table")
-	}
-	return nil
 }
 
 func (t Table) validate() error {

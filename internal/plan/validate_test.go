@@ -48,10 +48,24 @@ func TestValidate(t *testing.T) {
 		"tproxy without port":          {with(NFProto{IPv4}, L4Proto{[]byte{TCP}}, TProxy{netip.MustParseAddrPort("127.0.0.1:0")}), "no address and port"},
 		"redirect without protocol":    {with(Redirect{80}), "does not match TCP"},
 		"reset without protocol":       {with(L4Proto{[]byte{TCP, ICMP}}, RejectReset{}), "does not match TCP"},
-		"ip rule without mark":         {func(p *Plan) { p.Rules[0].Mark = 0 }, "the mark is zero"},
+		"ip rule without mark":         {func(p *Plan) { p.Rules[0].Mark = 0 }, "no interface and mark"},
 		"ip rule to an empty table":    {func(p *Plan) { p.Routes = nil }, "no route in that table"},
 		"ip rule to the other family":  {func(p *Plan) { p.Routes[0].Family = IPv6 }, "no route in that table"},
-		"ip rule without an interface": {func(p *Plan) { p.Rules[0].IIF = "" }, "no interface name"},
+		"ip rule without an interface": {func(p *Plan) { p.Rules[0].IIF = "" }, "no interface and mark"},
+		"ip rule, a whole packet":      {func(p *Plan) { p.Rules[0] = Rule{Family: IPv4, Priority: 1, Table: 6}; p.Routes[0].Table = 6 }, "matches every packet"},
+		"ip rule to main":              {func(p *Plan) { p.Rules[0] = Rule{Family: IPv4, Priority: 1, Table: MainTable, SuppressDefault: true} }, ""},
+		"ip rule with a bad action":    {func(p *Plan) { p.Rules[0].Table, p.Rules[0].Action = 0, "nat" }, "no action"},
+		"ip rule with two ends":        {func(p *Plan) { p.Rules[0].Action = RuleBlackhole }, "an action and a table"},
+		"ip rule, other family":        {func(p *Plan) { p.Rules[0].From = linkLocal }, "other family"},
+		"ip rule, mark and mask":       {func(p *Plan) { p.Rules[0].Mark = 2 }, "outside its mask"},
+		"route in main":                {func(p *Plan) { p.Routes[0].Table = MainTable }, "not one of ours"},
+		"route without a device":       {func(p *Plan) { p.Routes[0].Dev = "" }, "have a device"},
+		"route to nowhere":             {func(p *Plan) { p.Routes[0].Type = "nat" }, "no type of route"},
+		"blackhole with a device":      {func(p *Plan) { p.Routes[0].Type = RouteBlackhole }, "have a device"},
+		"local route with an MTU":      {func(p *Plan) { p.Routes[0].MTU = 1400 }, "only a unicast route"},
+		"onlink without a gateway":     {func(p *Plan) { p.Routes[0].Type, p.Routes[0].OnLink = RouteUnicast, true }, "no gateway"},
+		"gateway of the other family":  {func(p *Plan) { p.Routes[0].Type, p.Routes[0].Via = RouteUnicast, netip.IPv6Loopback() }, "other family"},
+		"route twice":                  {func(p *Plan) { p.Routes = append(p.Routes, p.Routes[0]) }, "another route with this destination"},
 		"sysctl outside":               {func(p *Plan) { p.Sysctls = []Sysctl{{Name: "net/../../x", Value: "1"}} }, "below /proc/sys"},
 	} {
 		p := Plan{
@@ -60,7 +74,7 @@ func TestValidate(t *testing.T) {
 				{Name: "more", Rules: []NFTRule{rule("why", InSet{Set: AliveSet}, accept)}},
 			}}},
 			Rules:  []Rule{{Family: IPv4, Priority: 1, Mark: 1, Mask: 1, IIF: "g0", Table: 5}},
-			Routes: []Route{{Family: IPv4, Table: 5}},
+			Routes: []Route{localDefault(IPv4, 5)},
 		}
 		c.change(&p)
 		err := p.Validate()

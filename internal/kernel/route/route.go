@@ -1,13 +1,14 @@
-// Package route writes the ip rules and local routes of a plan into the kernel, reads them back, and tells what differs.
+// Package route writes the ip rules and routes of a plan into the kernel, reads them back, and tells what differs.
 //
-// All fields count: a rule or route that differs in one of them is somebody else's and is neither taken for ours nor removed.
+// All fields count: a rule or route that differs in one of them is somebody else's and is neither taken for ours nor removed. One
+// thing is different about routes: the kernel itself changes and removes them with interfaces and addresses, so a route with our label
+// that has the destination and metric of one of ours is ours, and is replaced.
 package route
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -20,19 +21,9 @@ import (
 	"salp/internal/plan"
 )
 
-// protocol labels our rules and routes as the kernel's own, because systemd-networkd deletes rules that carry any other label
-// and that it does not know.
-const protocol = unix.RTPROT_KERNEL
-
-const (
-	actionToTable = 1   // FR_ACT_TO_TBL
-	flagDetached  = 0x8 // FIB_RULE_IIF_DETACHED: the interface does not exist now
-	loopback      = 1   // index of lo in every network namespace (net/core/dev.c, LOOPBACK_IFINDEX)
-)
-
 // Conn is a lasting rtnetlink connection in one network namespace. It is safe for concurrent use.
 //
-// Interfaces, addresses and routes are listed by github.com/vishvananda/netlink. It cannot write for us: its Handle does not
+// Interfaces, addresses and learned routes are listed by github.com/vishvananda/netlink. It cannot write for us: its Handle does not
 // tell the port of its socket, by which we know our own changes when they are announced, passes none of the kernel's words on,
 // and always asks for a rule that is like no other (see addRule). Nor can it list rules or hear of them: it drops their action,
 // their flags and every condition that is newer than itself, so that another program's rule would pass for ours.
@@ -93,55 +84,116 @@ func (s State) Without(other State) State {
 	return out
 }
 
+// WithoutReplaced returns s without the routes that those of other take the place of.
+func (s State) WithoutReplaced(other State) State {
+	s.Routes = slices.DeleteFunc(slices.Clone(s.Routes), func(r plan.Route) bool {
+		return slices.ContainsFunc(other.Routes, func(o plan.Route) bool { return o.Key() == r.Key() })
+	})
+	return s
+}
+
 // Missing returns what of the wanted state the kernel does not hold. It is an error when a routing table that is wanted holds
-// routes of others.
-func (c *Conn) Missing(want State) (State, error) {
+// routes of others: such that are neither wanted nor known to be ours.
+func (c *Conn) Missing(want, known State) (State, error) {
 	live, err := c.live(want)
 	if err != nil {
 		return State{}, err
 	}
-	return want.Without(live), nil
+	var taken *TakenError
+	for _, o := range live.foreign(want, known) {
+		if taken == nil {
+			taken = &TakenError{Table: o.Table}
+		}
+		if o.Table == taken.Table {
+			taken.Count++
+		}
+	}
+	if taken != nil {
+		return State{}, taken
+	}
+	return want.Without(live.State), nil
 }
 
 // Present returns what of the state the kernel holds.
 func (c *Conn) Present(of State) (State, error) {
-	missing, err := c.missingAnyway(of)
-	return of.Without(missing), err
-}
-
-// missingAnyway is Missing for what is to go, where routes of others do not matter.
-func (c *Conn) missingAnyway(of State) (State, error) {
 	live, err := c.live(of)
-	var taken *TakenError
-	if errors.As(err, &taken) {
-		err = nil
-	}
-	return of.Without(live), err
+	return of.Without(of.Without(live.State)), err
 }
 
-// Add adds the routes, then the rules. What is there already is success. It returns what it added, also with an error.
-func (c *Conn) Add(s State) ([]diff.Change, error) {
-	var done []diff.Change
+// Waiting is a route that cannot be there as the host is now: its interface is gone or down, or an address is.
+type Waiting struct {
+	Route plan.Route
+	Why   error
+}
+
+// Add adds the routes, then the rules. What is there already is success. It returns what it added, also with an error, and the
+// routes that have to wait. A route of ours that stands where one is to go is replaced.
+func (c *Conn) Add(s State) (done []diff.Change, waiting []Waiting, err error) {
+	names, err := c.namesFor(s.Routes)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, r := range s.Routes {
-		_, err := c.s.Do(routeMessage(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add", r))
-		if wire.Is(err, unix.EEXIST) {
-			continue
+		added, err := c.addRoute(r, names)
+		switch {
+		case waits(r, err):
+			waiting = append(waiting, Waiting{r, explain(err)})
+		case err != nil:
+			return done, waiting, explain(err)
+		case added:
+			done = append(done, Change(diff.Add, r.Text()))
 		}
-		if err != nil {
-			return done, explain(err)
-		}
-		done = append(done, Change(diff.Add, r.Text()))
 	}
 	for _, r := range s.Rules {
 		added, err := c.addRule(r)
 		if err != nil {
-			return done, explain(err)
+			return done, waiting, explain(err)
 		}
 		if added {
 			done = append(done, Change(diff.Add, r.Text()))
 		}
 	}
-	return done, nil
+	return done, waiting, nil
+}
+
+// waits says whether the kernel refuses a route for what may be otherwise later. EINVAL is said of a source that is no address of
+// this host (net/ipv4/fib_semantics.c, fib_valid_prefsrc; net/ipv6/route.c) and of a gateway that is.
+func waits(r plan.Route, err error) bool {
+	return r.Type == plan.RouteUnicast && (wire.Is(err, unix.ENODEV, unix.ENETDOWN, unix.ENETUNREACH, unix.EHOSTUNREACH) ||
+		wire.Is(err, unix.EINVAL) && (r.Src.IsValid() || r.Via.IsValid()))
+}
+
+// addRoute adds a route, in place of one of ours with the same destination and metric. When it has to wait, that one goes, too: the
+// plan does not want it any more.
+func (c *Conn) addRoute(r plan.Route, names interfaces) (added bool, err error) {
+	index, ok := names.index(r.Dev)
+	if !ok {
+		err = &wire.Error{Operation: "add", Object: name(r.Text()), Errno: unix.ENODEV}
+	} else if _, err = c.s.Do(routeMessage(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add", r, index)); err == nil {
+		return true, nil
+	}
+	if !wire.Is(err, unix.EEXIST) && !waits(r, err) {
+		return false, err
+	}
+	live, listErr := c.routes(r.Family, r.Table, names)
+	if listErr != nil {
+		return false, listErr
+	}
+	if slices.Contains(live.Routes, r) {
+		return false, nil
+	}
+	n := slices.IndexFunc(live.Routes, func(o plan.Route) bool { return o.Key() == r.Key() })
+	if n < 0 {
+		return false, err
+	}
+	if wire.Is(err, unix.EEXIST) {
+		_, err = c.s.Do(routeMessage(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, "add", r, index))
+	}
+	if waits(r, err) {
+		_, removeErr := c.Remove(State{Routes: live.Routes[n : n+1]})
+		err = errors.Join(err, removeErr)
+	}
+	return err == nil, err
 }
 
 // addRule adds a rule that may be there. The kernel's "exists" also means another one that has all of this and a condition more
@@ -163,6 +215,10 @@ func (c *Conn) addRule(r plan.Rule) (added bool, err error) {
 // removed.
 func (c *Conn) Remove(s State) ([]diff.Change, error) {
 	var done []diff.Change
+	names, err := c.namesFor(s.Routes)
+	if err != nil {
+		return nil, err
+	}
 	var errs []error
 	for _, r := range s.Rules {
 		_, err := c.s.Do(ruleMessage(unix.RTM_DELRULE, 0, "remove", r))
@@ -176,7 +232,11 @@ func (c *Conn) Remove(s State) ([]diff.Change, error) {
 		done = append(done, Change(diff.Remove, r.Text()))
 	}
 	for _, r := range s.Routes {
-		_, err := c.s.Do(routeMessage(unix.RTM_DELROUTE, 0, "remove", r))
+		index, ok := names.index(r.Dev)
+		if !ok {
+			continue // the route has gone with it
+		}
+		_, err := c.s.Do(routeMessage(unix.RTM_DELROUTE, 0, "remove", r, index))
 		if wire.Is(err, unix.ESRCH, unix.ENOENT, unix.ENODEV, unix.EAFNOSUPPORT) {
 			continue
 		}
@@ -229,42 +289,6 @@ func explain(err error) error {
 	return err
 }
 
-func family(f plan.Family) uint8 {
-	if f == plan.IPv6 {
-		return unix.AF_INET6
-	}
-	return unix.AF_INET
-}
-
-func ruleMessage(msg, flags uint16, op string, r plan.Rule) wire.Message {
-	body := make([]byte, 12) // struct fib_rule_hdr
-	body[0], body[4], body[7] = family(r.Family), shortTable(r.Table), actionToTable
-	body = wire.Append(body, wire.U32(unix.FRA_PRIORITY, r.Priority), wire.U32(unix.FRA_FWMARK, r.Mark), wire.U32(unix.FRA_FWMASK, r.Mask),
-		wire.U32(unix.FRA_TABLE, r.Table), wire.U8(unix.FRA_PROTOCOL, protocol))
-	if r.IIF != "" {
-		body = wire.Append(body, wire.String(unix.FRA_IIFNAME, r.IIF))
-	}
-	return wire.Message{Type: msg, Flags: flags, Body: body, Operation: op, Object: name(r.Text())}
-}
-
-// shortTable is the table number in the one byte that old headers have for it.
-func shortTable(table uint32) uint8 {
-	if table < 256 {
-		return uint8(table)
-	}
-	return unix.RT_TABLE_UNSPEC
-}
-
-func routeMessage(msg, flags uint16, op string, r plan.Route) wire.Message {
-	body := make([]byte, unix.SizeofRtMsg)
-	body[0], body[4], body[5], body[7] = family(r.Family), shortTable(r.Table), protocol, unix.RTN_LOCAL
-	if r.Family == plan.IPv4 {
-		body[6] = unix.RT_SCOPE_HOST
-	}
-	body = wire.Append(body, wire.U32(unix.RTA_TABLE, r.Table), wire.U32(unix.RTA_OIF, loopback))
-	return wire.Message{Type: msg, Flags: flags, Body: body, Operation: op, Object: name(r.Text())}
-}
-
 // TakenError says that a routing table is in use by others.
 type TakenError struct {
 	Table uint32
@@ -273,31 +297,49 @@ type TakenError struct {
 
 // Error names the table and the setting that moves Salp to another.
 func (e *TakenError) Error() string {
-	return fmt.Sprintf("routing table %d holds %d routes that are not Salp's: set kernel.table to a number that nobody uses (ip route show table %d)", e.Table, e.Count, e.Table)
+	return fmt.Sprintf("routing table %d holds %d routes that are not Salp's: set kernel.table, or for links kernel.link_table, to a number that nobody uses (ip route show table %d)", e.Table, e.Count, e.Table)
 }
 
-// live returns our rules, and our routes in the tables of want.
-func (c *Conn) live(want State) (State, error) {
-	var out State
-	var taken error
+// live is what the kernel holds of ours, and the routes of others in tables that are to be ours.
+type live struct {
+	State
+	others []plan.Route
+}
+
+// foreign returns the routes that are in the way of what is wanted.
+func (l live) foreign(want, known State) []plan.Route {
+	all := slices.Clone(l.others)
+	for _, r := range l.Routes {
+		same := func(o plan.Route) bool { return o.Key() == r.Key() }
+		if !slices.ContainsFunc(want.Routes, same) && !slices.ContainsFunc(known.Routes, same) {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// live returns our rules, and what is in the tables of the state's routes.
+func (c *Conn) live(of State) (live, error) {
+	var out live
+	names, err := c.namesFor(of.Routes)
+	if err != nil {
+		return out, err
+	}
 	for _, f := range []plan.Family{plan.IPv4, plan.IPv6} {
 		var tables []uint32
-		for _, r := range want.Routes {
+		for _, r := range of.Routes {
 			if r.Family == f && !slices.Contains(tables, r.Table) {
 				tables = append(tables, r.Table)
 			}
 		}
 		for _, t := range tables {
-			ours, others, err := c.routes(f, t)
+			in, err := c.routes(f, t, names)
 			if err != nil {
 				return out, err
 			}
-			if others > 0 && taken == nil {
-				taken = &TakenError{Table: t, Count: others}
-			}
-			out.Routes = append(out.Routes, ours...)
+			out.Routes, out.others = append(out.Routes, in.Routes...), append(out.others, in.others...)
 		}
-		if !slices.ContainsFunc(want.Rules, func(r plan.Rule) bool { return r.Family == f }) {
+		if !slices.ContainsFunc(of.Rules, func(r plan.Rule) bool { return r.Family == f }) {
 			continue
 		}
 		rules, err := c.rules(f)
@@ -306,11 +348,11 @@ func (c *Conn) live(want State) (State, error) {
 		}
 		out.Rules = append(out.Rules, rules...)
 	}
-	return out, taken
+	return out, nil
 }
 
 func (c *Conn) rules(f plan.Family) ([]plan.Rule, error) {
-	body := make([]byte, 12)
+	body := make([]byte, sizeofRule)
 	body[0] = family(f)
 	list, err := c.s.Dump(wire.Message{Type: unix.RTM_GETRULE, Body: body, Operation: "read", Object: "ip rules"})
 	if wire.Is(err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) {
@@ -325,57 +367,73 @@ func (c *Conn) rules(f plan.Family) ([]plan.Rule, error) {
 	return out, err
 }
 
-// ParseRule returns the rule of an RTM_NEWRULE or RTM_DELRULE message when it has the shape of ours and nothing besides.
-func ParseRule(b []byte) (plan.Rule, bool) {
-	if len(b) < 12 {
-		return plan.Rule{}, false
+// routes returns what a table holds.
+func (c *Conn) routes(f plan.Family, table uint32, names interfaces) (live, error) {
+	body := make([]byte, unix.SizeofRtMsg)
+	body[0], body[4] = family(f), shortTable(table)
+	list, err := c.s.Dump(wire.Message{Type: unix.RTM_GETROUTE, Body: wire.Append(body, wire.U32(unix.RTA_TABLE, table)),
+		Operation: "read", Object: fmt.Sprintf("ip routes of table %d", table)})
+	if wire.Is(err, unix.ENOENT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) {
+		return live{}, nil // no such table yet
 	}
-	as, err := wire.Decode(b[12:])
-	flags := binary.NativeEndian.Uint32(b[8:])
-	if err != nil || b[1] != 0 || b[2] != 0 || b[3] != 0 || b[7] != actionToTable || flags&^flagDetached != 0 || as.U8(unix.FRA_PROTOCOL) != protocol {
-		return plan.Rule{}, false
-	}
-	for _, a := range as {
-		switch a.Type {
-		case unix.FRA_PRIORITY, unix.FRA_FWMARK, unix.FRA_FWMASK, unix.FRA_TABLE, unix.FRA_PROTOCOL, unix.FRA_IIFNAME:
-		case unix.FRA_SUPPRESS_PREFIXLEN, unix.FRA_SUPPRESS_IFGROUP:
-			if as.U32(a.Type) != ^uint32(0) {
-				return plan.Rule{}, false
-			}
-		default:
-			return plan.Rule{}, false
+	var out live
+	for _, m := range list {
+		r, index, ours, err := parseRoute(m.Data)
+		if err != nil {
+			return out, fmt.Errorf("read ip routes of table %d: %w", table, err)
 		}
-	}
-	r := plan.Rule{Family: plan.IPv4, Priority: as.U32(unix.FRA_PRIORITY), Mark: as.U32(unix.FRA_FWMARK), Mask: as.U32(unix.FRA_FWMASK),
-		IIF: as.String(unix.FRA_IIFNAME), Table: as.U32(unix.FRA_TABLE)}
-	if b[0] == unix.AF_INET6 {
-		r.Family = plan.IPv6
-	}
-	return r, true
-}
-
-// routes returns our routes in a table and how many others it holds.
-func (c *Conn) routes(f plan.Family, table uint32) (ours []plan.Route, others int, err error) {
-	list, err := whole(c, fmt.Sprintf("ip routes of table %d", table), func(h *netlink.Handle) ([]netlink.Route, error) {
-		return h.RouteListFiltered(int(family(f)), &netlink.Route{Table: int(table)}, netlink.RT_FILTER_TABLE)
-	})
-	if wire.Is(err, unix.ENOENT, unix.EAFNOSUPPORT) {
-		return nil, 0, nil // no such table yet
-	}
-	for _, r := range list {
-		if isDefault(r.Dst) && r.Protocol == protocol && r.Type == unix.RTN_LOCAL && r.LinkIndex == loopback && r.Gw == nil {
-			ours = append(ours, plan.Route{Family: f, Table: table})
+		if r.Table != table {
+			continue // a kernel that does not filter
+		}
+		dev, known := names.name(index)
+		if r.Dev = dev; ours && known {
+			out.Routes = append(out.Routes, r)
 		} else {
-			others++
+			out.others = append(out.others, r)
 		}
 	}
-	return ours, others, err
+	return out, err
 }
 
-func isDefault(dst *net.IPNet) bool {
-	if dst == nil {
-		return true
+// interfaces are names by index.
+type interfaces map[uint32]string
+
+// namesFor lists the interfaces, when a route has another than lo.
+func (c *Conn) namesFor(routes []plan.Route) (interfaces, error) {
+	names := interfaces{loopback: "lo"}
+	if !slices.ContainsFunc(routes, func(r plan.Route) bool { return r.Type == plan.RouteUnicast }) {
+		return names, nil
 	}
-	bits, _ := dst.Mask.Size()
-	return bits == 0
+	list, err := c.s.Dump(wire.Message{Type: unix.RTM_GETLINK, Body: make([]byte, unix.SizeofIfInfomsg), Operation: "list", Object: "interfaces"})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range list {
+		if len(m.Data) < unix.SizeofIfInfomsg {
+			continue
+		}
+		as, err := wire.Decode(m.Data[unix.SizeofIfInfomsg:])
+		if err != nil {
+			return nil, fmt.Errorf("list interfaces: %w", err)
+		}
+		names[binary.NativeEndian.Uint32(m.Data[4:])] = as.String(unix.IFLA_IFNAME)
+	}
+	return names, nil
+}
+
+// index returns 0 for no interface.
+func (n interfaces) index(name string) (uint32, bool) {
+	if name == "" {
+		return 0, true
+	}
+	return keyOf(n, name)
+}
+
+// name returns "" for no interface. Of one that is not in the list, nothing of ours can be.
+func (n interfaces) name(index uint32) (string, bool) {
+	if index == 0 {
+		return "", true
+	}
+	name, ok := n[index]
+	return name, ok
 }
