@@ -33,6 +33,10 @@ func check(cfg *Config, refused map[string]bool) Errors {
 	}
 	for _, p := range cfg.Pools {
 		c.servers(p)
+		c.check(p)
+	}
+	if r := cfg.Resolvers; r.MinTTL > r.MaxTTL {
+		c.fault(Path{"resolvers", "min_ttl"}, "min_ttl is more than max_ttl", "make it smaller")
 	}
 	c.access()
 	c.listenCollisions()
@@ -107,7 +111,7 @@ func (c *checker) clientSource(l *Listener, at Path) {
 	for _, s := range p.Servers {
 		ip := s.Address.Addr()
 		if !ip.IsValid() {
-			return
+			return // a name may have addresses of both families
 		}
 		has4, has6 = has4 || ip.Is4(), has6 || ip.Is6()
 		if ip.IsLoopback() {
@@ -130,18 +134,31 @@ func (c *checker) clientSource(l *Listener, at Path) {
 
 // servers looks for a server that is there twice or is Salp itself.
 func (c *checker) servers(p *Pool) {
-	seen := map[netip.AddrPort]bool{}
+	seen := map[string]bool{}
 	for i, s := range p.Servers {
-		if !s.Address.IsValid() {
+		if !s.Address.IsValid() && s.Host == "" {
 			continue
 		}
 		at := Path{"pools", p.Name, "servers", i}
-		if seen[s.Address] {
-			c.fault(at, fmt.Sprintf("server %s is in pool %s twice", s.Address, p.Name), "remove one of them")
+		if seen[s.String()] {
+			c.fault(at, fmt.Sprintf("server %s is in pool %s twice", s, p.Name), "remove one of them")
 		}
-		seen[s.Address] = true
+		seen[s.String()] = true
 		if l := c.listenerReachedBy(s.Address); l != "" {
 			c.fault(at, fmt.Sprintf("server %s is listener %s of this file: connections would go round in a loop", s.Address, l), "name the server's own address")
+		}
+	}
+}
+
+// check looks for a check that asks two questions at once.
+func (c *checker) check(p *Pool) {
+	at := Path{"pools", p.Name, "check"}
+	if p.Check == nil || p.Check.HTTP == nil {
+		return
+	}
+	for _, key := range []string{"send", "expect"} {
+		if c.has(at.with(key)) {
+			c.fault(at.with(key), key+" and http do not go together: http says what is sent and expected", "remove one of the two; http has the keys status and body")
 		}
 	}
 }

@@ -14,6 +14,7 @@ type Config struct {
 	Pools     []*Pool     // in the order of the file
 	Access    []*AccessList
 	Lists     []*List
+	Resolvers Resolvers
 	Workers   int    // event loops in the worker; 0: one per processor
 	User      string // whom the worker runs as; "": salp if there is such a user, else nobody
 	Drain     time.Duration
@@ -110,6 +111,8 @@ type Pool struct {
 	Name    string
 	Balance Balance
 	Servers []Server
+	Check   *Check   // nil: none
+	Passive *Passive // nil: none
 }
 
 // Balance is the way a server is chosen.
@@ -117,8 +120,12 @@ type Balance string
 
 const BalanceRoundRobin Balance = "round-robin"
 
-// Server is one member of a Pool.
-type Server struct{ Address netip.AddrPort }
+// Server is one member of a Pool: one address, or a name, which stands for all addresses that it has from time to time.
+type Server struct {
+	Address netip.AddrPort // the zero value when there is a Host
+	Host    string         // in lower case, without a final dot; "" when there is an Address
+	Port    uint16         // of Host
+}
 
 // Logs says how Salp itself logs.
 type Logs struct {

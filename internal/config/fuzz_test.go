@@ -67,7 +67,7 @@ func checkConfig(t *testing.T, cfg *Config) {
 			t.Errorf("pool %q without servers", p.Name)
 		}
 		for _, s := range p.Servers {
-			if !s.Address.IsValid() || s.Address.Port() == 0 {
+			if byAddress, byName := s.Address.IsValid() && s.Address.Port() > 0, s.Host != "" && s.Port > 0; byAddress == byName {
 				t.Errorf("pool %q with server %v", p.Name, s)
 			}
 		}

@@ -1,8 +1,6 @@
 package config
 
 import (
-	"net/netip"
-
 	"go.yaml.in/yaml/v4"
 )
 
@@ -13,32 +11,47 @@ var poolKeys = mapping(nil,
 		aka:     []string{"algorithm", "lb", "policy"},
 	}, enum(BalanceRoundRobin), func(p *Pool) *Balance { return &p.Balance }),
 	prop(entry{key: "servers", required: true,
-		doc:     "The servers, each as an address with a port, or as a mapping with the key `address`. A server can be in several pools.",
-		watch:   "Names are not looked up. A server that is a listener of the same file is refused, for its connections would go round in a loop.",
+		doc: "The servers, each as an address or a name with a port, or as a mapping with the key `address`. A server can be in several pools. " +
+			"A name is looked up by the `resolvers` when Salp starts and again whenever its time to live is over, and stands for all addresses it has: each of them is a server, checked for itself.",
+		watch:   "While a name cannot be looked up, the addresses it had stay in use. A server that is a listener of the same file is refused, for its connections would go round in a loop.",
 		example: "servers: [\"10.0.2.2:80\", \"10.0.2.3:80\"]",
 		aka:     []string{"server", "backends", "members", "targets", "upstreams"},
-	}, list("addresses with ports, or mappings", server(), maxServers), func(p *Pool) *[]Server { return &p.Servers }),
+	}, list("addresses or names with ports, or mappings", server(), maxServers), func(p *Pool) *[]Server { return &p.Servers }),
+	prop(entry{key: "check", absent: "none; a server is up unless `passive` takes it down",
+		doc: "How each server is asked whether it works. One that fails gets no new connections until it answers again; those it has go on. The checks come from the gateway's " +
+			"own address. Until its first check has ended a server counts as up; over a reload its state is kept.",
+		example: `check: {every: 1s, timeout: 500ms, rise: 2, fall: 2, expect: "220 "}`,
+		aka:     []string{"health", "health_check", "healthcheck", "checks"},
+	}, optional(checkMapping()), func(p *Pool) **Check { return &p.Check }),
+	prop(entry{key: "passive", absent: "none",
+		doc:     "Takes a server down for a while by the errors of the connections that are carried, without asking it. Works beside `check` or alone.",
+		watch:   "The last server of a pool that is up is not taken down by this: a bad server is better than none.",
+		example: "passive: {errors: 5, window: 10s, for: 30s}",
+		aka:     []string{"observe", "outlier_detection"},
+	}, optional(passiveKeys), func(p *Pool) **Passive { return &p.Passive }),
 )
 
 var serverKeys = mapping(nil,
-	prop(entry{key: "address", required: true,
-		doc:     "The server's address and port, when the server is written as a mapping: `servers: [{address: \"10.0.2.2:80\"}]`.",
+	serverAddressKey(entry{key: "address", required: true,
+		doc:     "The server's address or name, and port, when the server is written as a mapping: `servers: [{address: \"10.0.2.2:80\"}]`.",
 		example: "address: \"[fd00:2::2]:80\"",
 		aka:     []string{"host", "addr", "ip"},
-	}, address(false), func(s *Server) *netip.AddrPort { return &s.Address }),
+	}),
 )
 
-// server is an address with a port alone, or a mapping that says more.
+// server is an address or a name with a port alone, or a mapping that says more.
 func server() kind[Server] {
-	short := address(false)
+	short := serverAddress()
 	s := serverKeys.shape
-	s.words, s.short = "address with port or mapping", &short.shape
+	s.words, s.short = "address or name with port, or mapping", &short.shape
 	return kind[Server]{shape: s, read: func(r *reader, n *yaml.Node, at Path) (Server, bool) {
 		if n.Kind == yaml.MappingNode && !bareIPv6(n) {
 			return serverKeys.read(r, n, at)
 		}
-		a, ok := short.read(r, n, at)
-		return Server{Address: a}, ok
+		var v Server
+		e, ok := short.read(r, n, at)
+		v.set(e)
+		return v, ok
 	}}
 }
 

@@ -59,6 +59,9 @@ func (t *Tried) Has(e *Endpoint) bool {
 func New(c *config.Pool, loops int) *Pool {
 	p := &Pool{}
 	for _, s := range c.Servers {
+		if s.Host != "" {
+			continue // its addresses come from the keeper
+		}
 		e := &Endpoint{address: s.Address, counters: make([]padded, loops)}
 		p.all.endpoints = append(p.all.endpoints, e)
 		if s.Address.Addr().Is4() {
