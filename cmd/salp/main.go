@@ -90,6 +90,7 @@ Start with 'sudo salp demo': it shows the whole in private network namespaces an
 		newWorkerCommand(env),
 		newCheckCommand(env),
 		newPlanCommand(env),
+		newExplainCommand(env),
 		newStatusCommand(env),
 		newFeaturesCommand(env),
 		newReloadCommand(env),

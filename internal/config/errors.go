@@ -88,3 +88,6 @@ func (c *Config) Fault(path Path, message, hint string) *Error {
 	line, column := c.places.find(path)
 	return c.places.fault(c.File, line, column, message, hint)
 }
+
+// Place returns line and column of the value at path, from 1, or of the nearest enclosing value that the file holds; 0, 0 when there is none.
+func (c *Config) Place(path Path) (line, column int) { return c.places.find(path) }
