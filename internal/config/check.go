@@ -34,6 +34,7 @@ func check(cfg *Config, refused map[string]bool) Errors {
 	for _, p := range cfg.Pools {
 		c.servers(p)
 		c.check(p)
+		c.balance(p)
 	}
 	if r := cfg.Resolvers; r.MinTTL > r.MaxTTL {
 		c.fault(Path{"resolvers", "min_ttl"}, "min_ttl is more than max_ttl", "make it smaller")
@@ -74,6 +75,7 @@ func (c *checker) listener(l *Listener) {
 		c.fault(at.with("limits").with("per_client"), "per_client is more than connections, so it can never be reached", "make it smaller, or remove it")
 	}
 	c.clientSource(l, at)
+	c.proxyProtocol(l, at)
 	c.http(l, at)
 }
 

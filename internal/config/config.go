@@ -26,16 +26,17 @@ type Config struct {
 
 // Listener is one way in. Either Listen or Intercept is set, never both.
 type Listener struct {
-	Name       string
-	Listen     []netip.AddrPort // clients dial the proxy
-	Intercept  *Intercept       // clients dial the server
-	Source     Source
-	SourcePort SourcePort
-	Pool       string // "": the original destination
-	OnFailure  OnFailure
-	Timeouts   Timeouts
-	Limits     Limits
-	Keepalive  time.Duration // TCP keepalive idle and interval on both halves; 0: off
+	Name          string
+	Listen        []netip.AddrPort // clients dial the proxy
+	Intercept     *Intercept       // clients dial the server
+	Source        Source
+	SourcePort    SourcePort
+	Pool          string // "": the original destination
+	OnFailure     OnFailure
+	Timeouts      Timeouts
+	Limits        Limits
+	Keepalive     time.Duration  // TCP keepalive idle and interval on both halves; 0: off
+	ProxyProtocol *ProxyProtocol // nil: connections begin with the client\'s own bytes
 
 	Protocol    Protocol
 	NotHTTP     NotHTTP
@@ -104,27 +105,37 @@ type Timeouts struct {
 type Limits struct {
 	Connections int // of the listener
 	PerClient   int // of one client address
+	Backlog     int // connections that wait to be accepted, on each loop; 0: as many as the kernel allows
 }
 
 // Pool is a set of servers of which one is chosen for each connection.
 type Pool struct {
-	Name    string
-	Balance Balance
-	Servers []Server
-	Check   *Check   // nil: none
-	Passive *Passive // nil: none
+	Name          string
+	Balance       Balance
+	Overload      int // percent of its fair share that a server may have with BalanceSource; 0: no bound
+	Retries       int
+	Queue         Queue
+	SlowStart     time.Duration
+	Stick         *Stick // nil: no memory
+	ProxyProtocol ProxyHeader
+	SameNetwork   SameNetwork
+	Servers       []Server
+	Check         *Check   // nil: none
+	Passive       *Passive // nil: none
 }
 
 // Balance is the way a server is chosen.
 type Balance string
 
-const BalanceRoundRobin Balance = "round-robin"
-
 // Server is one member of a Pool: one address, or a name, which stands for all addresses that it has from time to time.
 type Server struct {
-	Address netip.AddrPort // the zero value when there is a Host
-	Host    string         // in lower case, without a final dot; "" when there is an Address
-	Port    uint16         // of Host
+	Address        netip.AddrPort // the zero value when there is a Host
+	Host           string         // in lower case, without a final dot; "" when there is an Address
+	Port           uint16         // of Host
+	Weight         int            // 0: no connections but those of clients that stick to it
+	Backup         bool
+	MaxConnections int         // 0: no bound
+	ProxyProtocol  ProxyHeader // "": as the pool says
 }
 
 // Logs says how Salp itself logs.

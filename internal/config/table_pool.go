@@ -4,12 +4,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-var poolKeys = mapping(nil,
-	prop(entry{key: "balance", def: string(BalanceRoundRobin),
-		doc:     "How a server is chosen for each connection: `round-robin` takes them in turn, beginning with the first.",
-		example: "balance: round-robin",
-		aka:     []string{"algorithm", "lb", "policy"},
-	}, enum(BalanceRoundRobin), func(p *Pool) *Balance { return &p.Balance }),
+var poolKeys = mapping(nil, append([]field[Pool]{
 	prop(entry{key: "servers", required: true,
 		doc: "The servers, each as an address or a name with a port, or as a mapping with the key `address`. A server can be in several pools. " +
 			"A name is looked up by the `resolvers` when Salp starts and again whenever its time to live is over, and stands for all addresses it has: each of them is a server, checked for itself.",
@@ -29,15 +24,15 @@ var poolKeys = mapping(nil,
 		example: "passive: {errors: 5, window: 10s, for: 30s}",
 		aka:     []string{"observe", "outlier_detection"},
 	}, optional(passiveKeys), func(p *Pool) **Passive { return &p.Passive }),
-)
+}, balanceKeys...)...)
 
-var serverKeys = mapping(nil,
+var serverKeys = mapping(nil, append([]field[Server]{
 	serverAddressKey(entry{key: "address", required: true,
 		doc:     "The server's address or name, and port, when the server is written as a mapping: `servers: [{address: \"10.0.2.2:80\"}]`.",
 		example: "address: \"[fd00:2::2]:80\"",
 		aka:     []string{"host", "addr", "ip"},
 	}),
-)
+}, shareKeys...)...)
 
 // server is an address or a name with a port alone, or a mapping that says more.
 func server() kind[Server] {
@@ -48,7 +43,7 @@ func server() kind[Server] {
 		if n.Kind == yaml.MappingNode && !bareIPv6(n) {
 			return serverKeys.read(r, n, at)
 		}
-		var v Server
+		v := serverKeys.fresh()
 		e, ok := short.read(r, n, at)
 		v.set(e)
 		return v, ok
