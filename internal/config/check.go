@@ -40,6 +40,7 @@ func check(cfg *Config, refused map[string]bool) Errors {
 		c.fault(Path{"resolvers", "min_ttl"}, "min_ttl is more than max_ttl", "make it smaller")
 	}
 	c.access()
+	c.links()
 	c.listenCollisions()
 	c.interceptCollisions()
 	c.portCollisions()

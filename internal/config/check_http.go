@@ -187,4 +187,8 @@ func (c *checker) marking(m Marking, at Path) {
 	if taken := m.Mark & c.cfg.Kernel.Marks; taken != 0 {
 		c.fault(at.with("mark"), fmt.Sprintf("mark 0x%x has bits of kernel.marks, 0x%x, which are Salp's own", m.Mark, taken), "choose other bits")
 	}
+	if taken := m.Mark & c.cfg.Kernel.LinkMarks; taken != 0 && len(c.cfg.Links) > 0 {
+		c.fault(at.with("mark"), fmt.Sprintf("mark 0x%x has bits of kernel.link_marks, 0x%x, which name the link", m.Mark, taken), "choose other bits, or use  link")
+	}
+	c.linkThere(m.Link, true, at.with("link"))
 }

@@ -12,6 +12,9 @@ type Config struct {
 	Text      []byte      // the text it was read from, so that another process can parse the same
 	Listeners []*Listener // in the order of the file
 	Pools     []*Pool     // in the order of the file
+	Links     []*Link     // in the order of the file
+	Balance   LinkBalance
+	Forward   []Forward
 	Access    []*AccessList
 	Lists     []*List
 	Resolvers Resolvers
@@ -160,6 +163,9 @@ type Kernel struct {
 	Priority uint32 // priority of the ip rules
 	Zone     uint16 // conntrack zone of upstream halves
 	NFTable  string // name of the nft table
+
+	LinkMarks uint32 // mask of two to eight bits of packet and ct mark, side by side: the number of a flow's link
+	LinkTable uint32 // the routing table of link N, counted from 1, is LinkTable + N
 }
 
 // Path names a value in the file by its keys and indexes, as in Path{"listeners", "web", "listen", 0}.

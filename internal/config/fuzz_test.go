@@ -41,9 +41,10 @@ func FuzzParse(f *testing.F) {
 
 // checkConfig looks for what Parse promises of every Config.
 func checkConfig(t *testing.T, cfg *Config) {
-	if len(cfg.Listeners) == 0 {
-		t.Error("accepted without a listener")
+	if len(cfg.Listeners)+len(cfg.Links) == 0 {
+		t.Error("accepted without a listener or a link")
 	}
+	checkLinks(t, cfg)
 	for _, l := range cfg.Listeners {
 		if (len(l.Listen) > 0) == (l.Intercept != nil) || !nameForm.MatchString(l.Name) {
 			t.Errorf("listener %q with listen %v and intercept %v", l.Name, l.Listen, l.Intercept)
@@ -71,6 +72,24 @@ func checkConfig(t *testing.T, cfg *Config) {
 				t.Errorf("pool %q with server %v", p.Name, s)
 			}
 		}
+	}
+}
+
+// checkLinks looks for what Parse promises of links.
+func checkLinks(t *testing.T, cfg *Config) {
+	for _, l := range cfg.Links {
+		if l.Interface == "" || l.Weight < 1 || l.OnDown == "" || !l.IPv4 && !l.IPv6 || l.Check != nil && (l.Check.Targets() < l.Check.Quorum || l.Check.Timeout <= 0) {
+			t.Errorf("link %+v", l)
+		}
+	}
+	there := func(name string) bool { return name == LinkBlackhole || len(cfg.LinksOf(name)) > 0 }
+	for _, r := range cfg.Balance.Rules {
+		if len(r.Links) == 0 || slices.ContainsFunc(r.Links, func(name string) bool { return !there(name) }) {
+			t.Errorf("rule for %q", r.Links)
+		}
+	}
+	if len(cfg.Links) > 0 && !there(cfg.Balance.Default) {
+		t.Errorf("default %q", cfg.Balance.Default)
 	}
 }
 

@@ -68,6 +68,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	r.places.at[Path{}.id()] = place{1, 1}
 	cfg, ok := root.read(r, top, nil)
 	cfg.File, cfg.Text, cfg.places = file, text, r.places
+	fillLinks(&cfg)
 	if ok {
 		r.errs = append(r.errs, check(&cfg, r.refused)...)
 	}

@@ -91,6 +91,9 @@ func dump(b *strings.Builder, path string, v reflect.Value) {
 	case time.Duration:
 		fmt.Fprintf(b, "%s = %s\n", path, short(x))
 		return
+	case netip.Addr:
+		fmt.Fprintf(b, "%s = %s\n", path, x)
+		return
 	case netip.Prefix:
 		fmt.Fprintf(b, "%s = %s\n", path, x)
 		return

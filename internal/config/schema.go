@@ -9,6 +9,12 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
+// rootRules says that a file has listeners or links.
+var rootRules = map[string]any{"anyOf": []any{
+	map[string]any{"required": []string{"listeners"}},
+	map[string]any{"required": []string{"links"}},
+}}
+
 // listenerRules is what a schema can say about the keys of a listener that need or exclude one another. The function check has the last word.
 var listenerRules = map[string]any{
 	"oneOf": []any{

@@ -14,8 +14,9 @@ const (
 )
 
 // root is the table of keys. Reading, the JSON Schema and the reference page all come from it.
-var root = mapping(nil,
-	prop(entry{key: "listeners", required: true,
+var root = mapping(rootRules,
+	prop(entry{key: "listeners",
+		absent: "none; there are `links` instead",
 		doc: "The ways in. Each has a name of your choice (a letter, then up to 31 letters, digits, `_` and `-`), which appears in logs, in `salp status` " +
 			"and in the nft chains. A listener answers two questions. How do connections get here: clients dial the gateway (`listen`), or they dial " +
 			"servers and pass by (`intercept`); exactly one of the two. Whose address do the servers see: the gateway's (`source: proxy`) or the " +
@@ -46,6 +47,7 @@ var root = mapping(nil,
 		example: "resolvers: {servers: [10.0.0.53], max_ttl: 5m}",
 		aka:     []string{"resolver", "dns", "nameservers"},
 	}, resolverKeys, func(c *Config) *Resolvers { return &c.Resolvers }),
+	linksField, balanceField, forwardField,
 	prop(entry{key: "workers", def: "auto",
 		doc: "How many event loops carry the traffic, each on a thread of its own. `auto` is one for each processor. Connections are spread " +
 			"over them by the kernel when they arrive and stay where they are.",
@@ -127,4 +129,5 @@ var kernelKeys = mapping(nil,
 		watch:   "The name must be free. Salp leaves tables that it has not made alone.",
 		example: "nft_table: gateway",
 	}, tableName(), func(k *Kernel) *string { return &k.NFTable }),
+	linkMarksField, linkTableField,
 )

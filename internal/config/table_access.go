@@ -53,7 +53,7 @@ func dscpKey[T any](slot func(*T) *Marking) field[T] {
 
 func linkKey[T any](slot func(*T) *Marking) field[T] {
 	return prop(entry{key: "link", absent: "as the rules of `balance` say",
-		doc:     "The Internet link that the connection to the server uses.",
+		doc:     "The Internet link, or the group of links, that connections to servers use.",
 		example: "link: embratel",
 	}, nameOf("a link"), func(t *T) *string { return &slot(t).Link })
 }
