@@ -58,7 +58,7 @@ type Host struct {
 // wanted is a plan with what Alive and Watch look up in it.
 type wanted struct {
 	plan  plan.Plan
-	alive [][2]string // table and set of each set of run-time state
+	alive [][2]string // table and set of each alive set
 }
 
 // Open opens the kernel of the calling thread's network namespace. It needs no privilege; what is done later does.
@@ -114,7 +114,7 @@ func (h *Host) want(p plan.Plan) {
 	w := &wanted{plan: p}
 	for _, t := range p.Tables {
 		for _, s := range t.Sets {
-			if s.Runtime {
+			if s.Runtime && s.Name == plan.AliveSet {
 				w.alive = append(w.alive, [2]string{t.Name, s.Name})
 			}
 		}
@@ -122,7 +122,7 @@ func (h *Host) want(p plan.Plan) {
 	h.wanted.Store(w)
 }
 
-// Alive says that a worker answers: the plan's sets of run-time state hold TCP for that long from now, or nothing when it is
+// Alive says that a worker answers: the plan's alive sets hold TCP for that long from now, or nothing when it is
 // not above 0. It is cheap, and can be called while an Apply runs.
 func (h *Host) Alive(d time.Duration) error {
 	for _, set := range h.wanted.Load().alive {

@@ -17,11 +17,17 @@ type host struct {
 
 	matched map[string]bool // the role of every rule that has ever matched
 	trace   []string        // the rules that the present packet matched
+	numbers uint32          // of a NumGen
 }
 
 // packet is one packet. Its fields change on the way.
 type packet struct {
 	from   string // ingress interface; "" when this host sends it
+	out    string // egress interface
+	src    netip.AddrPort
+	state  string // of its connection
+	reply  bool   // sent by the peer of the connection's first sender
+	dscp   byte
 	proto  byte
 	flags  byte
 	to     netip.AddrPort
@@ -43,8 +49,10 @@ type socket struct {
 // entry is a conntrack entry.
 type entry struct {
 	mark    uint32
-	decided bool   // the nat chains have seen its first packet
-	dnat    uint16 // redirected to this port
+	decided bool           // the nat chains have seen its first packet
+	dnat    uint16         // redirected to this port
+	to      netip.AddrPort // destination-NATed to this address
+	snat    string         // source-NATed to this
 }
 
 type verdict int
@@ -153,6 +161,9 @@ func (h *host) hook(name string, p *packet) verdict {
 		if p.entry.dnat != 0 {
 			p.to = netip.AddrPortFrom(p.to.Addr(), p.entry.dnat)
 		}
+		if p.entry.to.IsValid() {
+			p.to = p.entry.to
+		}
 	}
 	return accepted
 }
@@ -197,6 +208,12 @@ func (h *host) rule(t Table, r NFTRule, p *packet) verdict {
 			n := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == j.Chain })
 			h.trace = append(h.trace, "jump: "+r.Text())
 			if v := h.chain(t, t.Chains[n], p); v != goOn {
+				return v
+			}
+			continue
+		}
+		if v, ok := h.more(t, e, p); ok {
+			if v != goOn {
 				return v
 			}
 			continue
@@ -252,9 +269,7 @@ func header(e Expr, p *packet) (verdict, bool) {
 	case NFProto:
 		return match(p.to.Addr().Is4() == (e.Family == IPv4)), true
 	case DPort:
-		return match(p.proto == TCP && slices.ContainsFunc(e.Ranges, func(r PortRange) bool {
-			return r.First <= p.to.Port() && p.to.Port() <= r.Last
-		})), true
+		return match(p.proto == protoOf(e.Proto) && within(e.Ranges, p.to.Port())), true
 	case TCPFlags:
 		return match(p.proto == TCP && (p.flags&e.Mask == e.Value) != e.Not), true
 	case Mark:
@@ -262,7 +277,7 @@ func header(e Expr, p *packet) (verdict, bool) {
 	case Daddr:
 		return match(p.to.Addr().Is4() == e.Prefix.Addr().Is4() && e.Prefix.Contains(p.to.Addr()) != e.Not), true
 	}
-	return goOn, false
+	return headerMore(e, p)
 }
 
 func change(e Expr, p *packet) verdict {
@@ -286,7 +301,11 @@ func change(e Expr, p *packet) verdict {
 		p.entry.dnat = e.Port
 		return accepted
 	default:
-		panic("the test's kernel does not know " + e.Text())
+		v, ok := changeMore(e, p)
+		if !ok {
+			panic("the test's kernel does not know " + e.Text())
+		}
+		return v
 	}
 	return goOn
 }

@@ -3,31 +3,37 @@ package plan
 import (
 	"encoding/json"
 	"net/netip"
+	"time"
 )
 
 // Table is an nft table of family inet.
 type Table struct {
-	Name   string  `json:"name"`
-	Owner  bool    `json:"owner"` // the kernel removes it with the socket that made it (NFT_TABLE_F_OWNER)
-	Sets   []Set   `json:"sets,omitempty"`
-	Chains []Chain `json:"chains"`
+	Name     string   `json:"name"`
+	Owner    bool     `json:"owner"`              // the kernel removes it with the socket that made it (NFT_TABLE_F_OWNER)
+	Counters []string `json:"counters,omitempty"` // named counters, whose values can be read
+	Sets     []Set    `json:"sets,omitempty"`
+	Chains   []Chain  `json:"chains"`
 }
 
-// Set is a named nft set.
+// Set is a named nft set, or with Data a map.
 type Set struct {
-	Name     string   `json:"name"`
-	Type     string   `json:"type"`               // as nft spells it: inet_proto, inet_service, ifname, ipv4_addr, ipv6_addr
-	Timeout  bool     `json:"timeout,omitempty"`  // elements may expire
-	Interval bool     `json:"interval,omitempty"` // elements may be ranges
-	Runtime  bool     `json:"runtime,omitempty"`  // elements are run-time state: written by kernel.Alive and the like, neither printed nor compared
-	Elements []string `json:"elements,omitempty"` // as nft spells them
+	Name     string        `json:"name"`
+	Type     string        `json:"type"`               // as nft spells it: inet_proto, inet_service, ifname, ipv4_addr, ipv6_addr, mark, several with " . " between, or a NumberType
+	Data     string        `json:"data,omitempty"`     // of a map: mark, verdict, counter, ipv4_addr, ipv4_addr . inet_service, ...; with a NumberType as fields: ip daddr . tcp dport
+	Timeout  bool          `json:"timeout,omitempty"`  // elements may expire
+	Lapse    time.Duration `json:"lapse,omitempty"`    // and do after this time, when they have none of their own; nanoseconds
+	Interval bool          `json:"interval,omitempty"` // elements may be ranges
+	Dynamic  bool          `json:"dynamic,omitempty"`  // rules add elements (a Meter); then it is run-time state as well
+	Size     uint32        `json:"size,omitempty"`     // the greatest number of elements; 0: no bound
+	Runtime  bool          `json:"runtime,omitempty"`  // elements are run-time state: written by kernel.Alive and the like, neither printed nor compared
+	Elements []string      `json:"elements,omitempty"` // as nft spells them; of a map "key : data". IntervalElements makes those of prefixes
 }
 
 // Chain is an nft chain; a base chain when Hook is set.
 type Chain struct {
 	Name     string    `json:"name"`
-	Type     string    `json:"type,omitempty"` // filter or nat; base chains only
-	Hook     string    `json:"hook,omitempty"` // prerouting, input, forward, output; "" for a regular chain
+	Type     string    `json:"type,omitempty"` // filter, nat or (hook output) route; base chains only
+	Hook     string    `json:"hook,omitempty"` // prerouting, input, forward, output, postrouting; "" for a regular chain
 	Priority int       `json:"priority"`       // base chains only; lower is earlier
 	Rules    []NFTRule `json:"rules"`
 }
@@ -68,8 +74,11 @@ type (
 	L4Proto struct{ Protos []byte }
 	// NFProto matches the address family.
 	NFProto struct{ Family Family }
-	// DPort matches the TCP destination port, and implies TCP.
-	DPort struct{ Ranges []PortRange }
+	// DPort matches the destination port.
+	DPort struct {
+		Ranges []PortRange
+		Proto  byte // TCP (also when 0) or UDP, which it implies
+	}
 	// TCPFlags matches tcp flags & Mask == (or != with Not) Value, and implies TCP.
 	TCPFlags struct {
 		Mask, Value byte
@@ -121,8 +130,8 @@ type (
 	Redirect struct{ Port uint16 }
 	// RejectReset answers with a TCP reset. The rule must also match TCP.
 	RejectReset struct{}
-	// Counter counts packets and bytes; its values are neither printed nor compared.
-	Counter struct{}
+	// Counter counts packets and bytes, with a name in a counter of the table; its values are neither printed nor compared.
+	Counter struct{ Name string }
 	// Jump goes to a regular chain and comes back.
 	Jump struct{ Chain string }
 	// Verdict is accept, drop or return.
@@ -146,5 +155,6 @@ const (
 const (
 	ICMP   byte = 1
 	TCP    byte = 6
+	UDP    byte = 17
 	ICMPv6 byte = 58
 )

@@ -16,6 +16,9 @@ func (t Table) Text() string {
 	if t.Owner {
 		blocks = append(blocks, "\tflags owner\n")
 	}
+	for _, name := range t.Counters {
+		blocks = append(blocks, "\tcounter "+name+" {\n\t\tpackets 0 bytes 0\n\t}\n")
+	}
 	for _, s := range t.Sets {
 		blocks = append(blocks, s.text())
 	}
@@ -23,26 +26,6 @@ func (t Table) Text() string {
 		blocks = append(blocks, c.text())
 	}
 	return "table inet " + t.Name + " {\n" + strings.Join(blocks, "\n") + "}\n"
-}
-
-func (s Set) text() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.Name, s.Type)
-	var flags []string
-	if s.Interval {
-		flags = append(flags, "interval")
-	}
-	if s.Timeout {
-		flags = append(flags, "timeout")
-	}
-	if len(flags) > 0 {
-		fmt.Fprintf(&b, "\t\tflags %s\n", strings.Join(flags, ","))
-	}
-	if len(s.Elements) > 0 && !s.Runtime {
-		fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(s.Elements, ", "))
-	}
-	b.WriteString("\t}\n")
-	return b.String()
 }
 
 func (c Chain) text() string {
@@ -120,11 +103,14 @@ func (e DPort) Text() string {
 	for i, r := range ranges {
 		words[i] = r.String()
 	}
-	return "tcp dport " + oneOf(words)
+	return protoName(e.Proto) + " dport " + oneOf(words)
 }
 
 func (e TCPFlags) Text() string {
-	if e.Value == 0 && !e.Not {
+	switch {
+	case e.Value == 0 && e.Not:
+		return "tcp flags " + flagsText(e.Mask) // any of them
+	case e.Value == 0:
 		return "tcp flags ! " + flagsText(e.Mask)
 	}
 	return "tcp flags " + unless(e.Not) + flagsText(e.Value) + " / " + flagsText(e.Mask)
@@ -185,9 +171,17 @@ func (e TProxy) Text() string {
 
 func (e Redirect) Text() string  { return fmt.Sprintf("redirect to :%d", e.Port) }
 func (RejectReset) Text() string { return "reject with tcp reset" }
-func (Counter) Text() string     { return "counter" }
-func (e Jump) Text() string      { return "jump " + e.Chain }
-func (e Verdict) Text() string   { return e.Word }
+
+// Text is counter, and the name of the table's counter if it is that.
+func (e Counter) Text() string {
+	if e.Name == "" {
+		return "counter"
+	}
+	return `counter name "` + e.Name + `"`
+}
+
+func (e Jump) Text() string    { return "jump " + e.Chain }
+func (e Verdict) Text() string { return e.Word }
 
 // String is one port or first-last.
 func (r PortRange) String() string {
@@ -209,6 +203,9 @@ func bitsText(mask, value uint32) string {
 	return fmt.Sprintf("& 0x%08x == 0x%08x", mask, value)
 }
 
+// protoName is the protocol of ports, TCP when none is said.
+func protoName(p byte) string { return protoText(cmp.Or(p, TCP)) }
+
 func flagsText(flags byte) string {
 	var words []string
 	for i, name := range []string{"fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"} {
@@ -225,6 +222,8 @@ func protoText(p byte) string {
 		return "icmp"
 	case TCP:
 		return "tcp"
+	case UDP:
+		return "udp"
 	case ICMPv6:
 		return "ipv6-icmp"
 	}

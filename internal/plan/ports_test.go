@@ -64,7 +64,7 @@ func TestExprText(t *testing.T) {
 		"ip daddr != 10.0.0.0/8":               Daddr{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Not: true},
 		"ip daddr 10.0.0.1":                    Daddr{Prefix: netip.MustParsePrefix("10.0.0.1/32")},
 		"ct mark set ct mark & 0xfffffffe":     SetCTMark{Bits: 1, Clear: true},
-		"tcp dport { 1-3, 80, 65000-65535 }":   DPort{[]PortRange{{65000, 65535}, {80, 80}, {1, 3}}},
+		"tcp dport { 1-3, 80, 65000-65535 }":   DPort{Ranges: []PortRange{{65000, 65535}, {80, 80}, {1, 3}}},
 	} {
 		if e.Text() != want {
 			t.Errorf("got %q, want %q", e.Text(), want)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -54,7 +55,10 @@ func (t Table) validate() error {
 	var errs []error
 	names := map[string]bool{}
 	for _, s := range t.Sets {
-		errs = append(errs, validName(s.Name), unique(names, "set "+s.Name))
+		errs = append(errs, validName(s.Name), unique(names, "set "+s.Name), t.validateSet(s))
+	}
+	for _, name := range t.Counters {
+		errs = append(errs, validName(name), unique(names, "counter "+name))
 	}
 	for _, c := range t.Chains {
 		errs = append(errs, validName(c.Name), unique(names, "chain "+c.Name), c.validate())
@@ -105,8 +109,10 @@ func (c Chain) validate() error {
 		return fmt.Errorf("chain %s has a type or priority but no hook", c.Name)
 	case c.Hook != "" && !slices.Contains(hooks, c.Hook):
 		return fmt.Errorf("chain %s: no hook is called %q", c.Name, c.Hook)
-	case c.Hook != "" && c.Type != "filter" && c.Type != "nat":
+	case c.Hook != "" && c.Type != "filter" && c.Type != "nat" && c.Type != "route":
 		return fmt.Errorf("chain %s: no type is called %q", c.Name, c.Type)
+	case c.Type == "route" && c.Hook != "output" || c.Type == "nat" && c.Hook == "forward":
+		return fmt.Errorf("chain %s: there is no type %s at hook %s", c.Name, c.Type, c.Hook)
 	}
 	return nil
 }
@@ -121,16 +127,14 @@ func (t Table) validateJumps(c Chain, way []string) error {
 	}
 	for _, r := range c.Rules {
 		for _, e := range r.Exprs {
-			j, ok := e.(Jump)
-			if !ok {
-				continue
-			}
-			n := slices.IndexFunc(t.Chains, func(o Chain) bool { return o.Name == j.Chain && o.Hook == "" })
-			if n < 0 {
-				return fmt.Errorf("chain %s jumps to %s, which is no regular chain of the table", c.Name, j.Chain)
-			}
-			if err := t.validateJumps(t.Chains[n], way); err != nil {
-				return err
+			for _, to := range t.jumps(e) {
+				n := slices.IndexFunc(t.Chains, func(o Chain) bool { return o.Name == to && o.Hook == "" })
+				if n < 0 {
+					return fmt.Errorf("chain %s jumps to %s, which is no regular chain of the table", c.Name, to)
+				}
+				if err := t.validateJumps(t.Chains[n], way); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -159,7 +163,8 @@ func (t Table) validateNFTRule(r NFTRule) error {
 // seen is what the expressions of a rule before the present one have established.
 type seen struct {
 	family     Family
-	tcp        bool // by a match of its own or an implied one
+	tcp, udp   bool // by a match of its own or an implied one
+	ports      bool // by a match of both
 	explicit   bool // by L4Proto
 	nfproto    bool
 	statements bool // something is changed already
@@ -170,10 +175,16 @@ func (s *seen) add(t Table, e Expr) error {
 	switch e := e.(type) {
 	case IIFName, L4Proto, DaddrType, DPort, Daddr, InSet:
 		return s.match(t, e)
+	case OIFName:
+		return s.match(t, IIFName(e))
+	case SPort:
+		return s.match(t, DPort(e))
+	case Saddr:
+		return s.match(t, Daddr(e))
 	case NFProto:
 		s.family, s.nfproto = e.Family, true
 	case TCPFlags:
-		return s.implyTCP()
+		return s.imply(TCP)
 	case SetMark, SetCTMark, SetZone:
 		s.statements = true
 	case Jump, Verdict:
@@ -186,9 +197,11 @@ func (s *seen) add(t Table, e Expr) error {
 		if e.Port == 0 {
 			return errors.New("it has no port")
 		}
-		return s.needTCP()
+		return s.needPorts()
 	case TProxy:
 		return s.tproxy(e)
+	default:
+		return s.more(t, e)
 	}
 	return nil
 }
@@ -203,7 +216,8 @@ func (s *seen) match(t Table, e Expr) error {
 		}
 		return nonEmpty(len(e.Names))
 	case L4Proto:
-		s.explicit, s.tcp = true, s.tcp || len(e.Protos) == 1 && e.Protos[0] == TCP
+		s.explicit, s.tcp, s.udp = true, s.tcp || slices.Equal(e.Protos, []byte{TCP}), s.udp || slices.Equal(e.Protos, []byte{UDP})
+		s.ports = len(e.Protos) == 2 && slices.Contains(e.Protos, TCP) && slices.Contains(e.Protos, UDP)
 		return nonEmpty(len(e.Protos))
 	case DaddrType:
 		return nonEmpty(len(e.Types))
@@ -213,7 +227,7 @@ func (s *seen) match(t Table, e Expr) error {
 				return fmt.Errorf("the range %s is backwards, or not after the one before", r)
 			}
 		}
-		return errors.Join(nonEmpty(len(e.Ranges)), s.implyTCP())
+		return errors.Join(nonEmpty(len(e.Ranges)), s.imply(cmp.Or(e.Proto, TCP)))
 	case Daddr:
 		if s.nfproto {
 			return errors.New("the address implies the family, which nft would not list")
@@ -240,11 +254,21 @@ func nonEmpty(n int) error {
 	return nil
 }
 
-func (s *seen) implyTCP() error {
+func (s *seen) imply(proto byte) error {
 	if s.explicit {
-		return errors.New("it implies TCP, and nft would not list the match before")
+		return fmt.Errorf("it implies %s, and nft would not list the match before", strings.ToUpper(protoText(proto)))
 	}
-	s.tcp = true
+	if proto != TCP && proto != UDP {
+		return fmt.Errorf("protocol %s has no ports here", protoText(proto))
+	}
+	s.tcp, s.udp = s.tcp || proto == TCP, s.udp || proto == UDP
+	return nil
+}
+
+func (s *seen) needPorts() error {
+	if !s.tcp && !s.udp {
+		return errors.New("the rule does not match TCP or UDP")
+	}
 	return nil
 }
 
@@ -269,5 +293,5 @@ func (s *seen) tproxy(e TProxy) error {
 	case e.To.Port() == 0 || !e.To.Addr().IsValid():
 		return errors.New("it has no address and port")
 	}
-	return s.needTCP()
+	return s.needPorts()
 }

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,6 +41,9 @@ func canonical(encoded []byte, members func(set string) string) string {
 	if name == "lookup" {
 		inSet = members(as.String(unix.NFTA_LOOKUP_SET))
 	}
+	if name == "dynset" {
+		as = slices.DeleteFunc(as, func(a wire.Attr) bool { return a.Type == unix.NFTA_DYNSET_SET_ID })
+	}
 	slices.SortFunc(as, func(a, b wire.Attr) int { return int(a.Type) - int(b.Type) })
 	var b strings.Builder
 	b.WriteString("[" + name)
@@ -47,7 +51,9 @@ func canonical(encoded []byte, members func(set string) string) string {
 		if inSet != "" && (a.Type == unix.NFTA_LOOKUP_SET || a.Type == unix.NFTA_LOOKUP_SET_ID) {
 			continue
 		}
-		if slices.Contains(nests[name], a.Type) {
+		if name == "dynset" && a.Type == unix.NFTA_DYNSET_EXPR {
+			b.WriteString(" " + canonical(a.Data, members))
+		} else if slices.Contains(nests[name], a.Type) {
 			fmt.Fprintf(&b, " %d=%s", a.Type, nested(a.Data))
 		} else if len(bytes.Trim(a.Data, "\x00")) > 0 {
 			fmt.Fprintf(&b, " %d=%x", a.Type, bytes.TrimRight(a.Data, "\x00"))
@@ -76,14 +82,25 @@ func members(keyType uint32, interval bool, es []element) string {
 		if e.end && len(bytes.Trim(e.key, "\x00")) == 0 {
 			continue // says nothing, and not every kernel keeps it
 		}
-		part := fmt.Sprintf("%x", e.key)
-		if e.end {
-			part += "<"
-		}
-		parts = append(parts, part)
+		parts = append(parts, e.form())
 	}
 	slices.Sort(parts)
 	return fmt.Sprintf(" {%d %v: %s}", keyType, interval, strings.Join(parts, " "))
+}
+
+// form is the canonical form of a member.
+func (e element) form() string {
+	form := hex.EncodeToString(e.key)
+	if e.last != nil {
+		form += "-" + hex.EncodeToString(e.last)
+	}
+	if e.end {
+		form += "<"
+	}
+	if e.data != nil {
+		form += ": " + e.data.form()
+	}
+	return form
 }
 
 // canonical is the whole rule's form, comment included.

@@ -11,13 +11,21 @@ import (
 
 // lacking names the kernel option behind an expression, and another way where there is one.
 var lacking = map[string]string{
-	"tproxy":  "this kernel lacks NFT_TPROXY (CONFIG_NFT_TPROXY): use intercept.method: redirect, or a kernel that has it",
-	"socket":  "this kernel lacks NFT_SOCKET (CONFIG_NFT_SOCKET): use intercept.method: redirect with source: proxy, or a kernel that has it",
-	"fib":     "this kernel lacks NFT_FIB_INET (CONFIG_NFT_FIB_INET)",
-	"ct":      "this kernel lacks NFT_CT (CONFIG_NFT_CT)",
-	"redir":   "this kernel lacks NFT_REDIR (CONFIG_NFT_REDIR): use intercept.method: tproxy",
-	"reject":  "this kernel lacks NFT_REJECT_INET (CONFIG_NFT_REJECT_INET)",
-	"counter": "this kernel is older than Salp supports (Linux 5.15)",
+	"tproxy":    "this kernel lacks NFT_TPROXY (CONFIG_NFT_TPROXY): use intercept.method: redirect, or a kernel that has it",
+	"socket":    "this kernel lacks NFT_SOCKET (CONFIG_NFT_SOCKET): use intercept.method: redirect with source: proxy, or a kernel that has it",
+	"fib":       "this kernel lacks NFT_FIB_INET (CONFIG_NFT_FIB_INET)",
+	"ct":        "this kernel lacks NFT_CT (CONFIG_NFT_CT)",
+	"redir":     "this kernel lacks NFT_REDIR (CONFIG_NFT_REDIR): use intercept.method: tproxy",
+	"reject":    "this kernel lacks NFT_REJECT_INET (CONFIG_NFT_REJECT_INET)",
+	"nat":       "this kernel lacks NFT_NAT (CONFIG_NFT_NAT): via: kernel and links need it",
+	"masq":      "this kernel lacks NFT_MASQ (CONFIG_NFT_MASQ): via: kernel with source: proxy and links need it",
+	"numgen":    "this kernel lacks NFT_NUMGEN (CONFIG_NFT_NUMGEN): use balance: source, or a kernel that has it",
+	"hash":      "this kernel lacks NFT_HASH (CONFIG_NFT_HASH): use balance: random, or a kernel that has it",
+	"limit":     "this kernel lacks NFT_LIMIT (CONFIG_NFT_LIMIT): leave limits.rate and limits.client_rate out",
+	"connlimit": "this kernel lacks NFT_CONNLIMIT (CONFIG_NFT_CONNLIMIT)",
+	"rt":        "this kernel is older than Salp supports (Linux 5.15)",
+	"exthdr":    "this kernel is older than Salp supports (Linux 5.15)",
+	"counter":   "this kernel is older than Salp supports (Linux 5.15)",
 }
 
 // explain adds the user's way out to the kernel's refusals.

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"salp/internal/kernel/wire"
 	"salp/internal/plan"
 )
 
@@ -22,10 +24,14 @@ const (
 type expression struct {
 	expr.Any
 	set *anonymous // the set that a lookup makes along with its rule, or nil
+	own []byte     // encoded, when the library has no such expression
 }
 
 // encode returns the name and the attributes. id is that of the lookup's own set in the transaction.
 func (e expression) encode(id uint32) []byte {
+	if e.own != nil {
+		return e.own
+	}
 	what := e.Any
 	if l, ok := what.(*expr.Lookup); ok && e.set != nil {
 		with := *l
@@ -45,6 +51,8 @@ type anonymous struct {
 	keyLen   int
 	order    uint32 // byte order of the key, as nft notes it for itself
 	interval bool
+	data     string // the type of what it maps to, as nft spells it; "" for a set
+	twice    bool   // the data are two of those: a range
 	elements []element
 }
 
@@ -62,11 +70,12 @@ type compiler struct {
 	out    []expression
 	l4     byte
 	family plan.Family
+	ranges map[string]bool // named maps with intervals, whose numbers are compared in network order
 }
 
-// compile translates a rule of a plan.
-func compile(r plan.NFTRule) (rule, error) {
-	var c compiler
+// compile translates a rule of a plan. ranges are the names of the table's maps with intervals.
+func compile(r plan.NFTRule, ranges map[string]bool) (rule, error) {
+	c := compiler{ranges: ranges}
 	for _, e := range r.Exprs {
 		if err := c.add(e); err != nil {
 			return rule{}, err
@@ -81,15 +90,19 @@ func compile(r plan.NFTRule) (rule, error) {
 func (c *compiler) add(e plan.Expr) error {
 	switch e := e.(type) {
 	case plan.IIFName:
-		return c.iifname(e)
+		return c.ifname(expr.MetaKeyIIFNAME, e.Names, e.Not)
+	case plan.OIFName:
+		return c.ifname(expr.MetaKeyOIFNAME, e.Names, e.Not)
 	case plan.L4Proto:
 		return c.l4proto(e)
 	case plan.NFProto:
 		c.nfproto(e.Family)
 	case plan.DPort:
-		return c.dport(e)
+		return c.ports(e, 2)
+	case plan.SPort:
+		return c.ports(plan.DPort(e), 0)
 	case plan.TCPFlags:
-		c.tcp()
+		c.proto(unix.IPPROTO_TCP)
 		c.payload(expr.PayloadBaseTransportHeader, 13, 1)
 		c.bitwise([]byte{e.Mask}, []byte{0})
 		c.compare(e.Not, []byte{e.Value})
@@ -116,9 +129,11 @@ func (c *compiler) add(e plan.Expr) error {
 		c.meta(expr.MetaKeyL4PROTO)
 		c.lookup(e.Not, e.Set, nil)
 	case plan.DaddrType:
-		return c.daddrType(e)
+		return c.addrType(&expr.Fib{Register: unix.NFT_REG_1, FlagDADDR: true, ResultADDRTYPE: true}, e.Types, e.Not)
 	case plan.Daddr:
-		return c.daddr(e)
+		return c.addr(e, 16, 24)
+	case plan.Saddr:
+		return c.addr(plan.Daddr(e), 12, 8)
 	default:
 		return c.statement(e)
 	}
@@ -148,10 +163,14 @@ func (c *compiler) statement(e plan.Expr) error {
 		c.immediate(unix.NFT_REG_1, binary.BigEndian.AppendUint16(nil, e.Port))
 		c.put(&expr.Redir{RegisterProtoMin: unix.NFT_REG_1, RegisterProtoMax: unix.NFT_REG_1, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED})
 	case plan.RejectReset:
-		c.tcp()
+		c.proto(unix.IPPROTO_TCP)
 		c.put(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	case plan.Counter:
-		c.put(&expr.Counter{})
+		if e.Name == "" {
+			c.put(&expr.Counter{})
+			return nil
+		}
+		c.raw("objref", be32(unix.NFTA_OBJREF_IMM_TYPE, counterObject), wire.String(unix.NFTA_OBJREF_IMM_NAME, e.Name))
 	case plan.Jump:
 		c.put(&expr.Verdict{Kind: expr.VerdictJump, Chain: e.Chain})
 	case plan.Verdict:
@@ -161,7 +180,7 @@ func (c *compiler) statement(e plan.Expr) error {
 		}
 		c.put(&expr.Verdict{Kind: kind})
 	default:
-		return fmt.Errorf("no such expression: %T", e)
+		return c.more(e)
 	}
 	return nil
 }
@@ -229,9 +248,9 @@ func (c *compiler) member(not bool, kind setType, keys [][]byte) {
 	c.lookup(not, newSet, set)
 }
 
-func (c *compiler) iifname(e plan.IIFName) error {
+func (c *compiler) ifname(which expr.MetaKey, names []string, not bool) error {
 	var keys [][]byte
-	for _, n := range e.Names {
+	for _, n := range names {
 		k, err := ifname(n)
 		if err != nil {
 			return err
@@ -239,10 +258,10 @@ func (c *compiler) iifname(e plan.IIFName) error {
 		keys = append(keys, k)
 	}
 	if len(keys) == 0 {
-		return fmt.Errorf("iifname without a name")
+		return fmt.Errorf("an interface match without a name")
 	}
-	c.meta(expr.MetaKeyIIFNAME)
-	c.member(e.Not, setTypes["ifname"], keys)
+	c.meta(which)
+	c.member(not, setTypes["ifname"], keys)
 	return nil
 }
 
@@ -262,14 +281,14 @@ func (c *compiler) l4proto(e plan.L4Proto) error {
 	return nil
 }
 
-// tcp makes sure that the rule matches nothing but TCP from here on.
-func (c *compiler) tcp() {
-	if c.l4 == unix.IPPROTO_TCP {
+// proto makes sure that the rule matches nothing but that protocol from here on.
+func (c *compiler) proto(p byte) {
+	if c.l4 == p {
 		return
 	}
 	c.meta(expr.MetaKeyL4PROTO)
-	c.compare(false, []byte{unix.IPPROTO_TCP})
-	c.l4 = unix.IPPROTO_TCP
+	c.compare(false, []byte{p})
+	c.l4 = p
 }
 
 func (c *compiler) nfproto(f plan.Family) {
@@ -288,17 +307,18 @@ func nfproto(f plan.Family) byte {
 	return unix.NFPROTO_IPV4
 }
 
-func (c *compiler) dport(e plan.DPort) error {
+// ports matches the port at an offset in the header of the transport protocol.
+func (c *compiler) ports(e plan.DPort, offset int) error {
 	if len(e.Ranges) == 0 {
-		return fmt.Errorf("dport without a port")
+		return fmt.Errorf("a port match without a port")
 	}
 	for _, r := range e.Ranges {
 		if r.First > r.Last {
-			return fmt.Errorf("dport range %d-%d runs backwards", r.First, r.Last)
+			return fmt.Errorf("the range %d-%d runs backwards", r.First, r.Last)
 		}
 	}
-	c.tcp()
-	c.payload(expr.PayloadBaseTransportHeader, 2, 2)
+	c.proto(cmp.Or(e.Proto, unix.IPPROTO_TCP))
+	c.payload(expr.PayloadBaseTransportHeader, offset, 2)
 	ports := joined(e.Ranges)
 	if len(e.Ranges) == 1 {
 		c.portRange(ports[0])
@@ -315,7 +335,7 @@ func (c *compiler) dport(e plan.DPort) error {
 	} else {
 		var spans []span
 		for _, r := range ports {
-			spans = append(spans, span{port(r.First), port(r.Last)})
+			spans = append(spans, span{first: port(r.First), last: port(r.Last)})
 		}
 		set.elements = intervals(spans)
 	}
@@ -338,9 +358,9 @@ var routeTypes = map[string]uint32{"unicast": unix.RTN_UNICAST, "local": unix.RT
 	"anycast": unix.RTN_ANYCAST, "multicast": unix.RTN_MULTICAST, "blackhole": unix.RTN_BLACKHOLE, "unreachable": unix.RTN_UNREACHABLE,
 	"prohibit": unix.RTN_PROHIBIT}
 
-func (c *compiler) daddrType(e plan.DaddrType) error {
+func (c *compiler) addrType(of *expr.Fib, types []string, not bool) error {
 	var keys [][]byte
-	for _, t := range e.Types {
+	for _, t := range types {
 		n, ok := routeTypes[t]
 		if !ok {
 			return fmt.Errorf("no such route type: %q", t)
@@ -348,20 +368,21 @@ func (c *compiler) daddrType(e plan.DaddrType) error {
 		keys = append(keys, host32(n))
 	}
 	if len(keys) == 0 {
-		return fmt.Errorf("fib daddr type without a type")
+		return fmt.Errorf("fib type without a type")
 	}
-	c.put(&expr.Fib{Register: unix.NFT_REG_1, FlagDADDR: true, ResultADDRTYPE: true})
-	c.member(e.Not, setType{number: fibAddrType, length: 4, order: hostOrder}, keys)
+	c.put(of)
+	c.member(not, setType{number: fibAddrType, length: 4, order: hostOrder}, keys)
 	return nil
 }
 
-func (c *compiler) daddr(e plan.Daddr) error {
+// addr matches the address at an offset in the header of its family.
+func (c *compiler) addr(e plan.Daddr, offset4, offset6 int) error {
 	if !e.Prefix.IsValid() {
-		return fmt.Errorf("daddr without a prefix")
+		return fmt.Errorf("an address match without a prefix")
 	}
-	family, offset := plan.IPv4, 16
+	family, offset := plan.IPv4, offset4
 	if e.Prefix.Addr().Is6() {
-		family, offset = plan.IPv6, 24
+		family, offset = plan.IPv6, offset6
 	}
 	c.nfproto(family)
 	addr, bits := e.Prefix.Masked().Addr().AsSlice(), e.Prefix.Bits()

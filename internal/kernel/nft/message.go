@@ -3,7 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +16,8 @@ import (
 const (
 	nftaTableUserdata = 6
 	nftaTableOwner    = 7
-	tableFlagOwner    = 2 // NFT_TABLE_F_OWNER, Linux 5.12
+	tableFlagOwner    = 2  // NFT_TABLE_F_OWNER, Linux 5.12
+	keyEnd            = 10 // NFTA_SET_ELEM_KEY_END
 )
 
 func be32(t uint16, v uint32) wire.Attr { return wire.BE32(t, v) }
@@ -47,7 +48,7 @@ func (t *transaction) empty() bool { return len(t.messages) == 0 }
 func (t *transaction) add(msg int, flags uint16, object string, attrs ...wire.Attr) {
 	op := "add"
 	switch msg {
-	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+	case unix.NFT_MSG_DELOBJ, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
 		op = "remove"
 	}
 	t.messages = append(t.messages, wire.Message{Type: subsystem(msg), Flags: flags, Body: body(unix.NFPROTO_INET, attrs...), Operation: op, Object: object})
@@ -130,40 +131,101 @@ func commentUserdata(comment string) []byte {
 
 func (t *transaction) addAnonymous(table string, s *anonymous, object string) uint32 {
 	t.setID++
-	flags := uint32(unix.NFT_SET_ANONYMOUS | unix.NFT_SET_CONSTANT)
+	flags, name := uint32(unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT), newSet
 	if s.interval {
 		flags |= unix.NFT_SET_INTERVAL
 	}
-	t.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, object, wire.String(unix.NFTA_SET_TABLE, table), wire.String(unix.NFTA_SET_NAME, newSet),
-		be32(unix.NFTA_SET_FLAGS, flags), be32(unix.NFTA_SET_KEY_TYPE, s.keyType), be32(unix.NFTA_SET_KEY_LEN, uint32(s.keyLen)),
+	notes := setUserdata(s.order, s.interval)
+	var more []wire.Attr
+	if s.data != "" {
+		data := setTypes[s.data]
+		flags, name, notes = flags|flagMap, newMap, mapUserdata(s, data)
+		length := data.length
+		if s.twice {
+			length = 2 * 4 * words(length)
+		}
+		more = []wire.Attr{be32(unix.NFTA_SET_DATA_TYPE, data.number), be32(unix.NFTA_SET_DATA_LEN, uint32(length))}
+	}
+	attrs := []wire.Attr{wire.String(unix.NFTA_SET_TABLE, table), wire.String(unix.NFTA_SET_NAME, name), be32(unix.NFTA_SET_FLAGS, flags),
+		be32(unix.NFTA_SET_KEY_TYPE, s.keyType), be32(unix.NFTA_SET_KEY_LEN, uint32(s.keyLen)),
 		be32(unix.NFTA_SET_ID, t.setID), wire.Nest(unix.NFTA_SET_DESC, be32(unix.NFTA_SET_DESC_SIZE, uint32(len(s.elements)))),
-		wire.Bytes(unix.NFTA_SET_USERDATA, setUserdata(s.order, s.interval)))
-	t.addElements(table, newSet, t.setID, s.elements, 0, object)
+		wire.Bytes(unix.NFTA_SET_USERDATA, notes)}
+	t.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, object, append(attrs, more...)...)
+	t.addElements(table, name, t.setID, s.elements, 0, object)
 	return t.setID
 }
 
 func (t *transaction) addSet(table string, s plan.Set) error {
-	kind, ok := setTypes[s.Type]
-	if !ok {
-		return fmt.Errorf("%s: no such set type: %q", setName(table, s.Name), s.Type)
+	kind, err := typeOf(s.Type)
+	if err != nil {
+		return fmt.Errorf("%s: %w", setName(table, s.Name), err)
 	}
 	t.setID++
-	t.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, setName(table, s.Name), wire.String(unix.NFTA_SET_TABLE, table),
-		wire.String(unix.NFTA_SET_NAME, s.Name), be32(unix.NFTA_SET_FLAGS, setFlags(s)), be32(unix.NFTA_SET_KEY_TYPE, kind.number),
-		be32(unix.NFTA_SET_KEY_LEN, uint32(kind.length)), be32(unix.NFTA_SET_ID, t.setID),
-		wire.Bytes(unix.NFTA_SET_USERDATA, setUserdata(kind.order, false)))
+	attrs := []wire.Attr{wire.String(unix.NFTA_SET_TABLE, table), wire.String(unix.NFTA_SET_NAME, s.Name), be32(unix.NFTA_SET_FLAGS, setFlags(s)),
+		be32(unix.NFTA_SET_KEY_TYPE, kind.number), be32(unix.NFTA_SET_KEY_LEN, uint32(kind.length)), be32(unix.NFTA_SET_ID, t.setID),
+		wire.Bytes(unix.NFTA_SET_USERDATA, namedUserdata(s, kind))}
+	switch s.Data {
+	case "":
+	case "counter":
+		attrs = append(attrs, be32(unix.NFTA_SET_OBJ_TYPE, counterObject))
+	default:
+		data, err := typeOf(s.Data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", setName(table, s.Name), err)
+		}
+		attrs = append(attrs, be32(unix.NFTA_SET_DATA_TYPE, data.number), be32(unix.NFTA_SET_DATA_LEN, uint32(data.length)))
+	}
+	if s.Lapse > 0 {
+		attrs = append(attrs, wire.BE64(unix.NFTA_SET_TIMEOUT, uint64(s.Lapse.Milliseconds())))
+	}
+	if desc := describe(s, kind); len(desc) > 0 {
+		attrs = append(attrs, wire.Nest(unix.NFTA_SET_DESC, desc...))
+	}
+	t.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, setName(table, s.Name), attrs...)
 	return nil
+}
+
+// describe is the greatest size and, where parts of the key may be ranges, their lengths.
+func describe(s plan.Set, kind setType) (desc []wire.Attr) {
+	const descConcat, fieldLen, listElem = 2, 1, 1 // NFTA_SET_DESC_CONCAT, NFTA_SET_FIELD_LEN, NFTA_LIST_ELEM
+	if s.Size > 0 {
+		desc = append(desc, be32(unix.NFTA_SET_DESC_SIZE, s.Size))
+	}
+	if s.Interval && len(kind.parts) > 0 {
+		var parts []wire.Attr
+		for _, p := range kind.parts {
+			parts = append(parts, wire.Nest(listElem, be32(fieldLen, uint32(p.length))))
+		}
+		desc = append(desc, wire.Nest(descConcat, parts...))
+	}
+	return desc
 }
 
 func setFlags(s plan.Set) uint32 {
 	var flags uint32
-	if s.Interval {
-		flags |= unix.NFT_SET_INTERVAL
-	}
-	if s.Timeout {
-		flags |= unix.NFT_SET_TIMEOUT
+	for _, f := range []struct {
+		has bool
+		bit uint32
+	}{{s.Interval, unix.NFT_SET_INTERVAL}, {s.Timeout, unix.NFT_SET_TIMEOUT}, {s.Dynamic, flagEval}, {s.Data == "counter", mapCounter},
+		{s.Data != "" && s.Data != "counter", flagMap}, {s.Interval && strings.Contains(s.Type, " . "), flagConcat}} {
+		if f.has {
+			flags |= f.bit
+		}
 	}
 	return flags
+}
+
+func objectName(table, name string) string { return "nft counter inet " + table + " " + name }
+
+// addCounter adds a named counter at zero.
+func (t *transaction) addCounter(table, name string) {
+	t.add(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, objectName(table, name), wire.String(unix.NFTA_OBJ_TABLE, table), wire.String(unix.NFTA_OBJ_NAME, name),
+		be32(unix.NFTA_OBJ_TYPE, counterObject), wire.Nest(unix.NFTA_OBJ_DATA, wire.BE64(unix.NFTA_COUNTER_BYTES, 0), wire.BE64(unix.NFTA_COUNTER_PACKETS, 0)))
+}
+
+func (t *transaction) delCounter(table, name string) {
+	t.add(unix.NFT_MSG_DELOBJ, 0, objectName(table, name), wire.String(unix.NFTA_OBJ_TABLE, table), wire.String(unix.NFTA_OBJ_NAME, name),
+		be32(unix.NFTA_OBJ_TYPE, counterObject))
 }
 
 func (t *transaction) delSet(table, set string) {
@@ -176,29 +238,56 @@ func (t *transaction) flushSet(table, set string) {
 		wire.String(unix.NFTA_SET_ELEM_LIST_SET, set))
 }
 
-// maxElements is how many members go into one message: an attribute holds less than 64 KiB.
-const maxElements = 1000
+// maxList is how long the list of members in one message may be: an attribute holds less than 64 KiB.
+const maxList = 60_000
 
 // addElements adds members; with a timeout above zero they go by themselves after it. id is that of a set of the same
 // transaction, or 0.
 func (t *transaction) addElements(table, set string, id uint32, es []element, timeout time.Duration, object string) {
-	for part := range slices.Chunk(es, maxElements) {
-		var list []wire.Attr
-		for _, e := range part {
-			list = append(list, wire.Nest(unix.NFTA_LIST_ELEM, e.attrs(timeout)...))
+	t.elements(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, table, set, id, es, object, func(e element) []byte { return wire.Append(nil, e.attrs(timeout)...) })
+}
+
+// delElements removes members; data do not matter.
+func (t *transaction) delElements(table, set string, es []element, object string) {
+	t.elements(unix.NFT_MSG_DELSETELEM, 0, table, set, 0, es, object, func(e element) []byte {
+		return wire.Append(nil, element{key: e.key, last: e.last, end: e.end}.attrs(0)...)
+	})
+}
+
+func (t *transaction) elements(msg int, flags uint16, table, set string, id uint32, es []element, object string, encode func(element) []byte) {
+	var list []wire.Attr
+	size := 0
+	send := func() {
+		if len(list) == 0 {
+			return
 		}
 		attrs := []wire.Attr{wire.String(unix.NFTA_SET_ELEM_LIST_TABLE, table), wire.String(unix.NFTA_SET_ELEM_LIST_SET, set)}
 		if id != 0 {
 			attrs = append(attrs, be32(unix.NFTA_SET_ELEM_LIST_SET_ID, id))
 		}
-		t.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, object, append(attrs, wire.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
+		t.add(msg, flags, object, append(attrs, wire.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))...)
+		list, size = nil, 0
 	}
+	for _, e := range es {
+		b := encode(e)
+		if size+len(b)+unix.NLA_HDRLEN > maxList {
+			send()
+		}
+		list, size = append(list, wire.Bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, b)), size+len(b)+unix.NLA_HDRLEN
+	}
+	send()
 }
 
 func (e element) attrs(timeout time.Duration) []wire.Attr {
 	attrs := []wire.Attr{wire.Nest(unix.NFTA_SET_ELEM_KEY, wire.Bytes(unix.NFTA_DATA_VALUE, e.key))}
+	if e.last != nil {
+		attrs = append(attrs, wire.Nest(keyEnd, wire.Bytes(unix.NFTA_DATA_VALUE, e.last)))
+	}
 	if e.end {
 		attrs = append(attrs, be32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END))
+	}
+	if e.data != nil {
+		attrs = append(attrs, e.data.attr())
 	}
 	if e.open {
 		attrs = append(attrs, wire.Bytes(unix.NFTA_SET_ELEM_USERDATA, binary.NativeEndian.AppendUint32([]byte{1, 4}, 1)))

@@ -227,13 +227,21 @@ func (w *work) table(want plan.Table, live *table) error {
 		w.note(diff.Add, object, "", summary(want))
 	}
 	w.tx.addTable(want.Name, want.Owner, w.conn.mark)
+	for _, name := range want.Counters {
+		w.tx.addCounter(want.Name, name)
+	}
 	for _, s := range want.Sets {
-		if err := w.addSet(want.Name, s); err != nil {
+		if err := w.tx.addSet(want.Name, s); err != nil {
 			return err
 		}
 	}
 	for _, c := range want.Chains {
 		if err := w.tx.addChain(want.Name, c); err != nil {
+			return err
+		}
+	}
+	for _, s := range want.Sets {
+		if err := w.fill(want.Name, s); err != nil {
 			return err
 		}
 	}
@@ -246,6 +254,10 @@ func (w *work) table(want plan.Table, live *table) error {
 // compile translates all rules of a table, by chain.
 func (w *work) compile(t plan.Table) (map[string][]rule, error) {
 	out := map[string][]rule{}
+	ranges := map[string]bool{}
+	for _, s := range t.Sets {
+		ranges[s.Name] = s.Interval
+	}
 	w.conn.mu.Lock()
 	defer w.conn.mu.Unlock()
 	if len(w.conn.texts) > 10_000 { // after very many reloads; only words in a message are lost
@@ -257,7 +269,7 @@ func (w *work) compile(t plan.Table) (map[string][]rule, error) {
 		}
 		out[c.Name] = nil
 		for _, r := range c.Rules {
-			one, err := compile(r)
+			one, err := compile(r, ranges)
 			if err != nil {
 				return nil, fmt.Errorf("nft rule inet %s %s: %s: %w", t.Name, c.Name, r.Text(), err)
 			}
@@ -268,13 +280,7 @@ func (w *work) compile(t plan.Table) (map[string][]rule, error) {
 	return out, nil
 }
 
-func (w *work) addSet(table string, s plan.Set) error {
-	if err := w.tx.addSet(table, s); err != nil {
-		return err
-	}
-	return w.fill(table, s)
-}
-
+// fill adds all elements of a set. Chains that its verdicts lead to must be there.
 func (w *work) fill(table string, s plan.Set) error {
 	if s.Runtime {
 		return nil

@@ -31,6 +31,44 @@ func Trials() []Trial {
 		{"nft reject", rules(plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.RejectReset{})},
 		{"nft redirect", rules(plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.Redirect{Port: 1})},
 		{"nft set timeouts", timeoutSet},
+		{"nft dnat and snat", rules(plan.DNAT{Family: plan.IPv4, To: netip.MustParseAddrPort("192.0.2.1:0")})},
+		{"nft masquerade", rules(plan.Masquerade{})},
+		{"nft prefix translation", rules(plan.SNATPrefix{Pairs: []plan.PrefixPair{{From: netip.MustParsePrefix("fd00::/64"), To: netip.MustParsePrefix("2001:db8::/64")}}})},
+		{"nft numgen", rules(plan.VMap{Key: plan.NumGen{Random: true, Mod: 2}, Entries: oneWay})},
+		{"nft jhash", rules(plan.VMap{Key: plan.JHash{Fields: plan.Fields{plan.IPSaddr}, Mod: 2, Seed: 1}, Entries: oneWay})},
+		{"nft ct zone by direction", rules(plan.SetDirZone{Reply: true, Zone: 1})},
+		{"nft fib type by interface", rules(plan.SaddrType{Types: []string{"local"}, Not: true}, plan.Verdict{Word: "drop"})},
+		{"nft tcp mss", rules(plan.ClampMSS{})},
+		{"nft notrack", rules(plan.NoTrack{})},
+		{"nft limit", rules(plan.RateOver{Rate: plan.Rate{Count: 1, Per: "second", Burst: 1}})},
+		{"nft limit by address", meterRule(plan.Meter{Set: "s", Key: plan.Fields{plan.IPSaddr}, Rate: plan.Rate{Count: 1, Per: "second", Burst: 1}})},
+		{"nft connections by address", meterRule(plan.Meter{Set: "s", Key: plan.Fields{plan.IPSaddr}, Connections: 1})},
+		{"nft named counters", func(tx *transaction) error {
+			tx.addTable(trialTable, false, nil)
+			tx.addCounter(trialTable, "n")
+			return nil
+		}},
+		{"nft ranges in concatenations", func(tx *transaction) error {
+			tx.addTable(trialTable, false, nil)
+			return tx.addSet(trialTable, plan.Set{Name: "s", Type: "ipv4_addr . inet_service", Interval: true})
+		}},
+	}
+}
+
+var oneWay = []plan.VerdictRange{{Do: plan.Verdict{Word: "accept"}}}
+
+// meterRule tries a rule with the dynamic set that it adds to.
+func meterRule(m plan.Meter) func(*transaction) error {
+	return func(tx *transaction) error {
+		c := plan.Chain{Name: "c"}
+		r, err := compile(plan.NFTRule{Exprs: []plan.Expr{m}}, nil)
+		if err != nil {
+			return err
+		}
+		tx.addTable(trialTable, false, nil)
+		err = errors.Join(tx.addSet(trialTable, plan.Set{Name: m.Set, Type: m.Key.SetType(), Dynamic: true, Size: 100}), tx.addChain(trialTable, c))
+		tx.addRule(trialTable, c.Name, r)
+		return err
 	}
 }
 
@@ -46,7 +84,7 @@ func rules(es ...plan.Expr) func(*transaction) error {
 
 func trialRule(tx *transaction, es ...plan.Expr) error {
 	c := plan.Chain{Name: "c"} // no base chain: it would be hooked for a moment
-	r, err := compile(plan.NFTRule{Exprs: es})
+	r, err := compile(plan.NFTRule{Exprs: es}, nil)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ type table struct {
 	userdata []byte
 	chains   []*chain
 	sets     map[string]*set
+	counters []string
 }
 
 type chain struct {
@@ -34,6 +35,9 @@ type set struct {
 	flags               uint32
 	elements            []element
 	objectType, dataLen uint32
+	dataType, size      uint32
+	lapse               uint64 // milliseconds
+	userdata            []byte
 }
 
 func (t *table) chain(name string) *chain {
@@ -123,7 +127,7 @@ func readOnce(s *wire.Socket, names []string) (map[string]*table, error) {
 			continue
 		}
 		out[t.name] = t
-		for _, fill := range []func(*wire.Socket, *table) error{readSets, readChains, readRules} {
+		for _, fill := range []func(*wire.Socket, *table) error{readSets, readCounters, readChains, readRules} {
 			if err := fill(s, t); err != nil {
 				return nil, err
 			}
@@ -142,13 +146,34 @@ func readSets(s *wire.Socket, t *table) error {
 			continue
 		}
 		one := &set{name: as.String(unix.NFTA_SET_NAME), keyType: as.BE32(unix.NFTA_SET_KEY_TYPE), keyLen: as.BE32(unix.NFTA_SET_KEY_LEN),
-			flags: as.BE32(unix.NFTA_SET_FLAGS), objectType: as.BE32(unix.NFTA_SET_OBJ_TYPE), dataLen: as.BE32(unix.NFTA_SET_DATA_LEN)}
+			flags: as.BE32(unix.NFTA_SET_FLAGS), objectType: as.BE32(unix.NFTA_SET_OBJ_TYPE), dataLen: as.BE32(unix.NFTA_SET_DATA_LEN),
+			dataType: as.BE32(unix.NFTA_SET_DATA_TYPE), size: as.Nested(unix.NFTA_SET_DESC).BE32(unix.NFTA_SET_DESC_SIZE), lapse: as.BE64(unix.NFTA_SET_TIMEOUT)}
+		one.userdata, _ = as.Get(unix.NFTA_SET_USERDATA)
 		t.sets[one.name] = one
+		if one.flags&flagEval != 0 {
+			continue // run-time state, and perhaps a great deal
+		}
 		if one.elements, err = readElements(s, t.name, one.name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// readCounters reads the names of a table's named counters.
+func readCounters(s *wire.Socket, t *table) error {
+	list, err := counterObjects(s, t.name)
+	for _, as := range list {
+		t.counters = append(t.counters, as.String(unix.NFTA_OBJ_NAME))
+	}
+	return err
+}
+
+func counterObjects(s *wire.Socket, table string) ([]wire.Attrs, error) {
+	list, err := dump(s, unix.NFT_MSG_GETOBJ, "counters of nft table inet "+table, wire.String(unix.NFTA_OBJ_TABLE, table), be32(unix.NFTA_OBJ_TYPE, counterObject))
+	return slices.DeleteFunc(list, func(as wire.Attrs) bool {
+		return as.String(unix.NFTA_OBJ_TABLE) != table || as.BE32(unix.NFTA_OBJ_TYPE) != counterObject
+	}), err
 }
 
 func readElements(s *wire.Socket, table, set string) ([]element, error) {
@@ -165,7 +190,8 @@ func readElements(s *wire.Socket, table, set string) ([]element, error) {
 				return nil, fmt.Errorf("read %s: %w", setName(table, set), err)
 			}
 			key, _ := attrs.Nested(unix.NFTA_SET_ELEM_KEY).Get(unix.NFTA_DATA_VALUE)
-			out = append(out, element{key: key, end: attrs.BE32(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0})
+			last, _ := attrs.Nested(keyEnd).Get(unix.NFTA_DATA_VALUE)
+			out = append(out, element{key: key, last: last, data: datumOf(attrs), end: attrs.BE32(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0})
 		}
 	}
 	return out, nil
@@ -217,6 +243,11 @@ func (t *table) ownMembers(name string) string {
 	if s == nil || s.flags&unix.NFT_SET_ANONYMOUS == 0 {
 		return ""
 	}
+	return s.form()
+}
+
+// form is the canonical form of the contents.
+func (s *set) form() string {
 	return members(s.keyType, s.flags&unix.NFT_SET_INTERVAL != 0, s.elements)
 }
 

@@ -20,35 +20,25 @@ const (
 	networkOrder = 2
 )
 
-// setType is a data type of set keys: nft's number for it, the length in bytes and the byte order.
-type setType struct {
-	number uint32
-	length int
-	order  uint32
+// element is one member of a set; in interval sets the first one of a range, or (end) the first one after it.
+type element struct {
+	key  []byte
+	last []byte // of a range in a concatenation: the greatest key, and there is no end
+	end  bool
+	open bool   // the range goes on to the greatest key; nft marks this for itself
+	data *datum // of a map
 }
 
-var setTypes = map[string]setType{
-	"ipv4_addr":    {7, 4, networkOrder},
-	"ipv6_addr":    {8, 16, networkOrder},
-	"inet_proto":   {12, 1, hostOrder},
-	"inet_service": {13, 2, networkOrder},
-	"ifname":       {41, unix.IFNAMSIZ, hostOrder},
+// span is a range of keys, both included, and what a map has for them.
+type span struct {
+	first, last []byte
+	data        *datum
 }
 
 var protocols = map[string]byte{"icmp": unix.IPPROTO_ICMP, "tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "ipv6-icmp": unix.IPPROTO_ICMPV6}
 
-// element is one member of a set; in interval sets the first one of a range, or (end) the first one after it.
-type element struct {
-	key  []byte
-	end  bool
-	open bool // the range goes on to the greatest key; nft marks this for itself
-}
-
-// span is a range of keys, both included.
-type span struct{ first, last []byte }
-
-// parseElement reads a set element as nft spells it.
-func parseElement(kind, text string) (span, error) {
+// parseSpan reads the key of a set element as nft spells it.
+func parseSpan(kind, text string) (span, error) {
 	first, last, isRange := strings.Cut(text, "-")
 	if kind == "ifname" || kind == "inet_proto" {
 		isRange = false
@@ -59,13 +49,13 @@ func parseElement(kind, text string) (span, error) {
 	}
 	a, err := parseKey(kind, first)
 	if err != nil || !isRange {
-		return span{a, a}, err
+		return span{first: a, last: a}, err
 	}
 	b, err := parseKey(kind, last)
 	if err == nil && bytes.Compare(a, b) > 0 {
 		err = fmt.Errorf("range %s runs backwards", text)
 	}
-	return span{a, b}, err
+	return span{first: a, last: b}, err
 }
 
 func prefixSpan(p netip.Prefix) span {
@@ -74,7 +64,7 @@ func prefixSpan(p netip.Prefix) span {
 	for i := p.Bits(); i < 8*len(last); i++ {
 		last[i/8] |= 0x80 >> (i % 8)
 	}
-	return span{first, last}
+	return span{first: first, last: last}
 }
 
 func parseKey(kind, text string) ([]byte, error) {
@@ -90,6 +80,12 @@ func parseKey(kind, text string) ([]byte, error) {
 	case "inet_service":
 		n, err := strconv.ParseUint(text, 10, 16)
 		return port(uint16(n)), err
+	case "mark":
+		n, err := strconv.ParseUint(text, 0, 32)
+		return host32(uint32(n)), err
+	case "numgen": // big-endian; elements turns it round where it must
+		n, err := strconv.ParseUint(text, 10, 32)
+		return binary.BigEndian.AppendUint32(nil, uint32(n)), err
 	case "ipv4_addr", "ipv6_addr":
 		a, err := netip.ParseAddr(text)
 		if err == nil && a.Is4() != (kind == "ipv4_addr") {
@@ -107,39 +103,81 @@ func ifname(name string) ([]byte, error) {
 	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...), nil
 }
 
+// numberKey is a number of a NumGen or a JHash as a key: in the host's order, or where intervals are compared in network order.
+func numberKey(n uint32, interval bool) []byte {
+	if interval {
+		return binary.BigEndian.AppendUint32(nil, n)
+	}
+	return host32(n)
+}
+
 // elements are a named set's wanted members in the kernel's form.
 func elements(s plan.Set) ([]element, error) {
-	var spans []span
+	kind, err := typeOf(s.Type)
+	if err != nil {
+		return nil, fmt.Errorf("nft set %s: %w", s.Name, err)
+	}
+	spans := make([]span, 0, len(s.Elements))
 	for _, text := range s.Elements {
-		sp, err := parseElement(s.Type, text)
+		sp, err := parseElement(s, kind, text)
 		if err != nil {
 			return nil, fmt.Errorf("nft set %s: element %q: %w", s.Name, text, err)
 		}
-		if !s.Interval && !bytes.Equal(sp.first, sp.last) {
-			return nil, fmt.Errorf("nft set %s: element %q is a range, and the set has no intervals", s.Name, text)
-		}
 		spans = append(spans, sp)
 	}
-	if s.Interval {
+	if s.Interval && len(kind.parts) == 0 {
 		return intervals(spans), nil
 	}
-	var out []element
+	out := make([]element, 0, len(spans))
 	for _, sp := range spans {
-		out = append(out, element{key: sp.first})
+		e := element{key: sp.first, data: sp.data}
+		if s.Interval {
+			e.last = sp.last
+		}
+		out = append(out, e)
 	}
 	return out, nil
 }
 
+// parseElement reads one element as nft spells it.
+func parseElement(s plan.Set, kind setType, text string) (sp span, err error) {
+	key, data, isMap := strings.Cut(text, " : ")
+	if isMap != (s.Data != "") {
+		return span{}, fmt.Errorf("maps have a key and data, sets a key")
+	}
+	if len(kind.parts) == 0 {
+		sp, err = parseSpan(kind.name, key)
+	} else {
+		sp, err = parseRow(kind, key)
+	}
+	if err != nil {
+		return span{}, err
+	}
+	if !s.Interval && !bytes.Equal(sp.first, sp.last) {
+		return span{}, fmt.Errorf("it is a range, and the set has no intervals")
+	}
+	if s.Interval && kind.order == hostOrder && kind.name != "numgen" {
+		return span{}, fmt.Errorf("the kernel has no intervals of type %s", kind.name)
+	}
+	if !s.Interval && kind.name == "numgen" {
+		sp.first = host32(binary.BigEndian.Uint32(sp.first))
+	}
+	if isMap {
+		sp.data, err = parseDatum(s.Data, data)
+	}
+	return sp, err
+}
+
 // intervals turns ranges into the kernel's form: sorted, joined where they touch, and each an element for its start and one
-// for its end. As nft does, it begins with an end when the smallest key is in no range.
+// for its end. Those of a map, which must not overlap, stay apart. As nft does, it begins with an end when the smallest key is in no range.
 func intervals(spans []span) []element {
 	spans = slices.Clone(spans)
 	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.first, b.first) })
 	var out []element
 	for i := 0; i < len(spans); {
-		first, last := spans[i].first, spans[i].last
+		first, last, data := spans[i].first, spans[i].last, spans[i].data
 		after, more := successor(last)
-		for i++; i < len(spans) && (!more || bytes.Compare(spans[i].first, after) <= 0); i++ {
+		for i++; i < len(spans) && data == nil && (!more || bytes.Compare(spans[i].first, after) <= 0); i++ {
 			if bytes.Compare(spans[i].last, last) > 0 {
 				last = spans[i].last
 				after, more = successor(last)
@@ -149,7 +187,7 @@ func intervals(spans []span) []element {
 		if len(out) == 0 && !bytes.Equal(first, zero) {
 			out = append(out, element{key: zero, end: true})
 		}
-		out = append(out, element{key: first, open: !more})
+		out = append(out, element{key: first, open: !more, data: data})
 		if more {
 			out = append(out, element{key: after, end: true})
 		}
@@ -183,13 +221,4 @@ func joined(in []plan.PortRange) []plan.PortRange {
 		out = append(out, r)
 	}
 	return out
-}
-
-// setUserdata is what nft notes about a set for its own listing: byte order of the key, and that ranges were joined.
-func setUserdata(order uint32, joined bool) []byte {
-	u := binary.NativeEndian.AppendUint32([]byte{0, 4}, order)
-	if joined {
-		u = binary.NativeEndian.AppendUint32(append(u, 2, 4), 1)
-	}
-	return u
 }

@@ -68,11 +68,11 @@ func TestBadRules(t *testing.T) {
 		plan.DPort{Ranges: []plan.PortRange{{First: 9, Last: 8}}}, plan.DaddrType{}, plan.DaddrType{Types: []string{"sideways"}},
 		plan.Daddr{}, plan.Verdict{Word: "maybe"},
 	} {
-		if r, err := compile(plan.NFTRule{Exprs: []plan.Expr{e}}); err == nil {
+		if r, err := compile(plan.NFTRule{Exprs: []plan.Expr{e}}, nil); err == nil {
 			t.Errorf("%#v became %v", e, r.canonical())
 		}
 	}
-	if _, err := compile(plan.NFTRule{Comment: strings.Repeat("x", 129)}); err == nil {
+	if _, err := compile(plan.NFTRule{Comment: strings.Repeat("x", 129)}, nil); err == nil {
 		t.Error("a comment longer than nft allows")
 	}
 }
@@ -81,7 +81,7 @@ func TestBadRules(t *testing.T) {
 func TestCanonicalTellsRulesApart(t *testing.T) {
 	seen := map[string]string{}
 	note := func(e ...plan.Expr) {
-		r, err := compile(plan.NFTRule{Exprs: e})
+		r, err := compile(plan.NFTRule{Exprs: e}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

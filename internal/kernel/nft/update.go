@@ -3,24 +3,21 @@ package nft
 import (
 	"fmt"
 	"slices"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"salp/internal/kernel/diff"
 	"salp/internal/plan"
 )
 
 // update changes what differs in a table that exists. Chains that are right keep their rules and their counters, and sets
-// that are right keep their elements.
+// keep the elements that are right.
 func (w *work) update(want plan.Table, compiled map[string][]rule, live *table) error {
-	refill, makeSets, dropSets, err := w.compareSets(want, live)
+	sets, err := w.compareSets(want, live)
 	if err != nil {
 		return err
 	}
 	makeChains, dropChains := w.compareChains(want, live)
 	// What is made anew under its old name is referred to by rules, which must go first, wherever they are.
-	rewriteAll := anyIn(dropSets, setNames(makeSets)) || anyIn(dropChains, chainNames(makeChains))
+	rewriteAll := anyIn(sets.drop, setNames(sets.make)) || anyIn(dropChains, chainNames(makeChains))
 	var rewrite []string
 	for _, c := range want.Chains {
 		old := live.chain(c.Name)
@@ -33,30 +30,50 @@ func (w *work) update(want plan.Table, compiled map[string][]rule, live *table) 
 			w.tx.flushChain(live.name, old.name)
 		}
 	}
+	// Elements refer to chains and counters, so they go before these and come after them.
+	for _, e := range sets.edits {
+		w.tx.remove(want.Name, e)
+	}
+	for _, name := range sets.drop {
+		w.tx.delSet(live.name, name)
+	}
 	for _, name := range dropChains {
 		w.tx.delChain(live.name, name)
 	}
-	for _, name := range dropSets {
-		w.tx.delSet(live.name, name)
+	for _, name := range sets.dropCounters {
+		w.tx.delCounter(live.name, name)
 	}
-	for _, s := range refill {
-		w.tx.flushSet(want.Name, s.Name)
-		if err := w.fill(want.Name, s); err != nil {
+	if err := w.add(want, sets, makeChains); err != nil {
+		return err
+	}
+	for _, name := range rewrite {
+		w.addRules(want.Name, name, compiled[name])
+	}
+	return nil
+}
+
+// add adds what is new in a table, but rules.
+func (w *work) add(want plan.Table, sets setChanges, chains []plan.Chain) error {
+	for _, name := range sets.makeCounters {
+		w.tx.addCounter(want.Name, name)
+	}
+	for _, s := range sets.make {
+		if err := w.tx.addSet(want.Name, s); err != nil {
 			return err
 		}
 	}
-	for _, s := range makeSets {
-		if err := w.addSet(want.Name, s); err != nil {
-			return err
-		}
-	}
-	for _, c := range makeChains {
+	for _, c := range chains {
 		if err := w.tx.addChain(want.Name, c); err != nil {
 			return err
 		}
 	}
-	for _, name := range rewrite {
-		w.addRules(want.Name, name, compiled[name])
+	for _, s := range sets.make {
+		if err := w.fill(want.Name, s); err != nil {
+			return err
+		}
+	}
+	for _, e := range sets.edits {
+		w.tx.insert(want.Name, e)
 	}
 	return nil
 }
@@ -77,53 +94,6 @@ func chainNames(chains []plan.Chain) (names []string) {
 		names = append(names, c.Name)
 	}
 	return names
-}
-
-// compareSets returns the sets whose elements are wrong, those to make, and the names of those to remove. One whose type is
-// wrong is removed and made.
-func (w *work) compareSets(want plan.Table, live *table) (refill, makeSets []plan.Set, drop []string, err error) {
-	wanted := map[string]bool{}
-	for _, s := range want.Sets {
-		wanted[s.Name] = true
-		old := live.sets[s.Name]
-		if old == nil {
-			makeSets = append(makeSets, s)
-			w.note(diff.Add, setName(want.Name, s.Name), "", describeSet(s))
-			continue
-		}
-		if old.keyType != setTypes[s.Type].number || old.flags != setFlags(s) {
-			drop, makeSets = append(drop, s.Name), append(makeSets, s)
-			w.note(diff.Alter, setName(want.Name, s.Name), "a set of another kind", describeSet(s))
-			continue
-		}
-		if s.Runtime {
-			continue
-		}
-		es, err := elements(s)
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		now, then := members(old.keyType, s.Interval, es), members(old.keyType, s.Interval, old.elements)
-		if now != then {
-			refill = append(refill, s)
-			w.note(diff.Alter, setName(want.Name, s.Name), strings.TrimSpace(then), describeSet(s))
-		}
-	}
-	for name, s := range live.sets {
-		if !wanted[name] && s.flags&unix.NFT_SET_ANONYMOUS == 0 {
-			drop = append(drop, name)
-			w.note(diff.Remove, setName(want.Name, name), fmt.Sprintf("%d elements", len(s.elements)), "")
-		}
-	}
-	slices.Sort(drop)
-	return refill, makeSets, drop, nil
-}
-
-func describeSet(s plan.Set) string {
-	if s.Runtime || len(s.Elements) == 0 {
-		return "type " + s.Type
-	}
-	return fmt.Sprintf("type %s { %s }", s.Type, strings.Join(s.Elements, ", "))
 }
 
 // compareChains returns the chains to make and the names of those to remove; one with another hook is removed and made.

@@ -100,6 +100,14 @@ func (as Attrs) BE32(t uint16) uint32 {
 	return 0
 }
 
+// BE64 returns a number in network byte order, or 0.
+func (as Attrs) BE64(t uint16) uint64 {
+	if b, _ := as.Get(t); len(b) >= 8 {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
 // Nested decodes the attributes inside the one of that type; none when it is missing or broken.
 func (as Attrs) Nested(t uint16) Attrs {
 	b, _ := as.Get(t)
