@@ -63,6 +63,7 @@ type Facts struct {
 	Ports      map[string]uint16 `json:"ports"`     // local port of each intercepting listener that already has one, by listener name
 	IPv6       bool              `json:"ipv6"`      // the kernel has IPv6
 	TProxy     Support           `json:"tproxy"`    // nft tproxy and socket expressions work
+	Links      []LinkFacts       `json:"links"`     // of each link of the configuration, in the order of the file
 }
 
 // Interface is a network interface of the host.
@@ -70,10 +71,12 @@ type Interface struct {
 	Name      string         `json:"name"`
 	Loopback  bool           `json:"loopback,omitempty"`
 	Up        bool           `json:"up"`
-	Enslaved  bool           `json:"enslaved,omitempty"`   // a bridge port or bond member: packets arrive on its master
-	Master    string         `json:"master,omitempty"`     // the bridge or bond it is enslaved to; "" when that is not known
-	Addresses []netip.Prefix `json:"addresses"`            // address with prefix length
-	AcceptsRA bool           `json:"accepts_ra,omitempty"` // has an IPv6 route learned from router advertisements, which forwarding=1 would lose
+	Carrier   bool           `json:"carrier,omitempty"`        // the network is there: a cable is plugged in, a peer answers (RFC 2863)
+	Peer      bool           `json:"point_to_point,omitempty"` // it has one peer, so that routes need no gateway
+	Enslaved  bool           `json:"enslaved,omitempty"`       // a bridge port or bond member: packets arrive on its master
+	Master    string         `json:"master,omitempty"`         // the bridge or bond it is enslaved to; "" when that is not known
+	Addresses []netip.Prefix `json:"addresses"`                // address with prefix length
+	AcceptsRA bool           `json:"accepts_ra,omitempty"`     // has an IPv6 route learned from router advertisements, which forwarding=1 would lose
 }
 
 // Support is the answer of a feature probe.
