@@ -41,6 +41,9 @@ func (h *Host) Facts() (plan.Facts, error) {
 	return f, err
 }
 
+// Gateways returns the default routes that others have put into the kernel, in any table. Those of routing daemons are left out.
+func (h *Host) Gateways() ([]plan.Gateway, error) { return h.route.Gateways() }
+
 // ipv6 says whether the host does IPv6: that the kernel has it, and that it is not switched off on the loopback interface,
 // without which nothing can be delivered to a local listener.
 func (h *Host) ipv6() bool {

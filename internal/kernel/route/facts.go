@@ -58,7 +58,8 @@ func (c *Conn) Interfaces() ([]plan.Interface, error) {
 	place := map[int]*plan.Interface{}
 	for i, l := range links {
 		a := l.Attrs()
-		out[i] = plan.Interface{Name: a.Name, Loopback: a.Flags&net.FlagLoopback != 0, Up: a.Flags&net.FlagUp != 0, Enslaved: enslaved(a)}
+		out[i] = plan.Interface{Name: a.Name, Loopback: a.Flags&net.FlagLoopback != 0, Up: a.Flags&net.FlagUp != 0,
+			Carrier: a.RawFlags&unix.IFF_RUNNING != 0, Peer: a.RawFlags&unix.IFF_POINTOPOINT != 0, Enslaved: enslaved(a)}
 		place[a.Index] = &out[i]
 	}
 	for _, a := range addresses {

@@ -184,6 +184,8 @@ func routing(m netlink.Message, f Filter, do func(Notice)) {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		if t := tableOf(m.Data); slices.ContainsFunc(f.Routes, func(r plan.Route) bool { return r.Table == t }) {
 			do(Notice{Kind: Drift, What: fmt.Sprintf("ip route in table %d %s", t, verb(m.Header.Type == unix.RTM_DELROUTE)), By: byPort(m.Header.PID)})
+		} else if defaultRoute(m.Data) {
+			do(Notice{Kind: Facts, What: "default route " + verb(m.Header.Type == unix.RTM_DELROUTE), By: byPort(m.Header.PID)})
 		}
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		do(Notice{Kind: Sysctl, What: "network setting changed"})
@@ -230,6 +232,11 @@ func verb(removed bool) string {
 		return "removed"
 	}
 	return "added"
+}
+
+// defaultRoute says that a route message is about one that a link's gateway may be learned from.
+func defaultRoute(b []byte) bool {
+	return len(b) >= unix.SizeofRtMsg && b[1] == 0 && b[7] == unix.RTN_UNICAST && slices.Contains(route.Teachers, int(b[5]))
 }
 
 // tableOf is the routing table of a route message. A router may hear a million of these: the short field settles most.
