@@ -2,14 +2,16 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"salp/internal/config"
+	"salp/internal/keeper"
 )
 
 func newCheckCommand(env *environment) *cobra.Command {
-	var file, runDir string
+	var file, runDir, state string
 	var offline bool
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -19,6 +21,11 @@ func newCheckCommand(env *environment) *cobra.Command {
 			cfg, err := config.Load(file)
 			if err != nil {
 				return tellFaults(env, err)
+			}
+			if state != "" {
+				if err := canTakeOver(state); err != nil {
+					return tellFaults(env, err)
+				}
 			}
 			if !offline {
 				if _, err := makePlan(cfg, runDir, false); err != nil {
@@ -31,8 +38,19 @@ func newCheckCommand(env *environment) *cobra.Command {
 	}
 	fileFlag(cmd, &file)
 	runDirFlag(cmd, &runDir)
+	cmd.Flags().StringVar(&state, "takes-over", "", "`file` with the state of a running gateway: check, too, that this program could take its place")
+	_ = cmd.Flags().MarkHidden("takes-over") // the running gateway asks this before an upgrade; the flag is there
 	cmd.Flags().BoolVar(&offline, "offline", false, "check the text alone, not whether this machine has the interfaces and addresses")
 	return cmd
+}
+
+func canTakeOver(state string) error {
+	file, err := os.Open(state)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return keeper.CanTakeOver(file)
 }
 
 // summary counts what a configuration holds, for people.

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"salp/internal/keeper"
 )
 
 // Exit codes.
@@ -42,10 +44,17 @@ func main() {
 func execute(ctx context.Context, env *environment, args []string) int {
 	root := newRootCommand(env)
 	root.SetArgs(args)
+	defer func() {
+		if r := recover(); r != nil {
+			keeper.GoBack(fmt.Errorf("panic: %v", r))
+			panic(r)
+		}
+	}()
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitGood
 	}
+	keeper.GoBack(err)
 	var use usageError
 	if errors.As(err, &use) || isCobraUsage(err) {
 		fmt.Fprintf(env.Stderr, "salp: %v\nTry 'salp --help'.\n", err)
@@ -94,6 +103,7 @@ Start with 'sudo salp demo': it shows the whole in private network namespaces an
 		newStatusCommand(env),
 		newFeaturesCommand(env),
 		newReloadCommand(env),
+		newUpgradeCommand(env),
 		newDownCommand(env),
 		newDemoCommand(env),
 		newVersionCommand(env),

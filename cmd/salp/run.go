@@ -19,19 +19,22 @@ func newRunCommand(env *environment) *cobra.Command {
 		Long: `Run the gateway in the foreground; its log goes to standard error and says "ready" when connections are taken.
 
 SIGHUP reads the configuration again: it is checked and made ready first, a bad one changes nothing, and
-running connections live on. SIGTERM or ^C takes no more connections, lets the running ones end, and removes
+running connections live on. SIGUSR2 does what 'salp upgrade' does. SIGTERM or ^C takes no more connections, lets the running ones end, and removes
 all that Salp has in the kernel; a second one does not wait for them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, reload, hurry, stop := runSignals(cmd.Context())
+			nameProcess("salp") // the name that an upgrade gives it says nothing
+			orders, stop := orderSignals(cmd.Context())
 			defer stop()
-			return tellFaults(env, keeper.Run(ctx, keeper.Options{
+			return tellFaults(env, keeper.Run(orders.stop, keeper.Options{
 				ConfigFile: file,
 				RunDir:     runDir,
 				Version:    versionText(),
 				Log:        env.Stderr,
-				Reload:     reload,
-				Hurry:      hurry,
+				Reload:     orders.reload,
+				Upgrade:    orders.upgrade,
+				Hurry:      orders.hurry,
+				Exec:       orders.exec,
 			}))
 		},
 	}
@@ -40,19 +43,28 @@ all that Salp has in the kernel; a second one does not wait for them.`,
 	return cmd
 }
 
-// runSignals turns signals into what they mean for a gateway: the first to end it ends ctx, the next ones hurry.
-func runSignals(parent context.Context) (ctx context.Context, reload, hurry <-chan struct{}, stop func()) {
+// orders are what signals mean for a gateway.
+type orders struct {
+	stop                   context.Context // over when it is to end
+	reload, upgrade, hurry chan struct{}
+	signals                chan os.Signal
+}
+
+// orderSignals turns signals into orders: the first to end the gateway ends orders.stop, the next ones hurry. The function returned lets go of
+// the signals.
+func orderSignals(parent context.Context) (*orders, func()) {
 	ctx, cancel := context.WithCancel(parent)
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
-	reloads, hurries := make(chan struct{}, 1), make(chan struct{}, 1)
+	o := &orders{stop: ctx, reload: make(chan struct{}, 1), upgrade: make(chan struct{}, 1), hurry: make(chan struct{}, 1), signals: make(chan os.Signal, 8)}
+	o.listen()
 	go func() {
 		ending := false
-		for s := range signals {
-			to := hurries
+		for s := range o.signals {
+			to := o.hurry
 			switch {
 			case s == syscall.SIGHUP:
-				to = reloads
+				to = o.reload
+			case s == syscall.SIGUSR2:
+				to = o.upgrade
 			case !ending:
 				ending = true
 				cancel()
@@ -64,9 +76,22 @@ func runSignals(parent context.Context) (ctx context.Context, reload, hurry <-ch
 			}
 		}
 	}()
-	return ctx, reloads, hurries, func() {
-		signal.Stop(signals)
-		close(signals)
+	return o, func() {
+		signal.Stop(o.signals)
+		close(o.signals)
 		cancel()
 	}
+}
+
+func (o *orders) listen() {
+	signal.Notify(o.signals, syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGTERM, os.Interrupt)
+}
+
+// exec executes another program in this process. Until that listens itself, a signal to reload or upgrade must not end the process, and nothing
+// is lost with it: the program reads the configuration at its start.
+func (o *orders) exec(path string, args, environment []string) error {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGUSR2)
+	err := syscall.Exec(path, args, environment)
+	o.listen()
+	return err
 }

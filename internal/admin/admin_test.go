@@ -23,7 +23,10 @@ func (f *fakeGateway) Status(context.Context) (Status, error) {
 		Counters: control.Listener{Accepted: 5, Errors: map[string]uint64{control.ErrorIdle: 1}}}}}, f.err
 }
 func (f *fakeGateway) Reload(context.Context) (uint64, error) { return 2, f.err }
-func (f *fakeGateway) Stop(context.Context) error             { f.stopped = true; return f.err }
+func (f *fakeGateway) Upgrade(context.Context, string) (UpgradeAnswer, error) {
+	return UpgradeAnswer{}, f.err
+}
+func (f *fakeGateway) Stop(context.Context) error { f.stopped = true; return f.err }
 
 func serve(t *testing.T, gateway Gateway) (string, *Server) {
 	t.Helper()

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,7 +63,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Status asks the gateway about itself.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
-	code, body, err := c.do(ctx, http.MethodGet, "/status")
+	code, body, err := c.do(ctx, http.MethodGet, "/status", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 // Reload has the gateway read its configuration again, and returns the new generation's number when it is in force. The error says why
 // the old configuration stayed.
 func (c *Client) Reload(ctx context.Context) (generation uint64, err error) {
-	code, body, err := c.do(ctx, http.MethodPost, "/reload")
+	code, body, err := c.do(ctx, http.MethodPost, "/reload", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -93,9 +94,57 @@ func (c *Client) Reload(ctx context.Context) (generation uint64, err error) {
 	return a.Generation, nil
 }
 
+const (
+	// upgradeWithin bounds how long Upgrade waits for the new binary after it was found good.
+	upgradeWithin = time.Minute
+	// silentWithin bounds how long nobody answers meanwhile.
+	silentWithin = 10 * time.Second
+	upgradePoll  = 20 * time.Millisecond
+)
+
+// Upgrade has another binary take the place of the running program: "" for the file that it was started from. It returns when a worker of the
+// new version takes the connections. An error says why not; the state of the Upgrade tells who serves then (its zero value: nothing was begun).
+func (c *Client) Upgrade(ctx context.Context, binary string) (Upgrade, error) {
+	code, body, err := c.do(ctx, http.MethodPost, "/upgrade", UpgradeOrder{Binary: binary})
+	if err != nil {
+		return Upgrade{}, err
+	}
+	var a UpgradeAnswer
+	if err := json.Unmarshal(body, &a); err != nil {
+		return Upgrade{}, c.refused("upgrade", code, body)
+	}
+	if a.Error != "" {
+		return Upgrade{}, errors.New(a.Error)
+	}
+	ctx, cancel := context.WithTimeout(ctx, upgradeWithin)
+	defer cancel()
+	c.http.CloseIdleConnections() // that program is about to be no more
+	for heard := time.Now(); ; {
+		s, err := c.Status(ctx)
+		switch {
+		case err != nil && time.Since(heard) > silentWithin:
+			return Upgrade{State: UpgradeFailed}, fmt.Errorf("the new program does not answer: %w", err)
+		case err != nil:
+		case s.Upgrade == nil || s.Upgrade.Number < a.Number:
+			return Upgrade{State: UpgradeFailed}, errors.New("the gateway has been started anew meanwhile: see its log")
+		case s.Upgrade.Number > a.Number || s.Upgrade.State == UpgradeDone:
+			return *s.Upgrade, nil
+		case s.Upgrade.State != UpgradeRunning:
+			return *s.Upgrade, errors.New(s.Upgrade.Error)
+		default:
+			heard = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return Upgrade{State: UpgradeRunning}, fmt.Errorf("the upgrade goes on, its end is not awaited any more: %w", ctx.Err())
+		case <-time.After(upgradePoll):
+		}
+	}
+}
+
 // Stop has the gateway drain, remove what it has in the kernel, and end. It returns once that has begun.
 func (c *Client) Stop(ctx context.Context) error {
-	code, body, err := c.do(ctx, http.MethodPost, "/stop")
+	code, body, err := c.do(ctx, http.MethodPost, "/stop", nil)
 	if err != nil {
 		return err
 	}
@@ -105,8 +154,14 @@ func (c *Client) Stop(ctx context.Context) error {
 	return nil
 }
 
-func (c *Client) do(ctx context.Context, method, path string) (code int, body []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://salp"+path, nil)
+func (c *Client) do(ctx context.Context, method, path string, order any) (code int, body []byte, err error) {
+	var text []byte
+	if order != nil {
+		if text, err = json.Marshal(order); err != nil {
+			return 0, nil, err
+		}
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://salp"+path, bytes.NewReader(text))
 	if err != nil {
 		return 0, nil, err
 	}

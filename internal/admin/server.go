@@ -26,15 +26,19 @@ type Gateway interface {
 	Status(ctx context.Context) (Status, error)
 	// Reload returns when the new configuration is in force, or why it is not.
 	Reload(ctx context.Context) (generation uint64, err error)
+	// Upgrade has another binary take the place of the running program, and returns once that is about to happen, or why it does not. An
+	// empty path means the file that the running program was started from.
+	Upgrade(ctx context.Context, binary string) (UpgradeAnswer, error)
 	// Stop returns once the gateway has begun to stop.
 	Stop(ctx context.Context) error
 }
 
 // Server answers on the socket of a run directory.
 type Server struct {
-	http *http.Server
-	path string
-	done chan struct{}
+	http     *http.Server
+	listener *net.UnixListener
+	path     string
+	done     chan struct{}
 }
 
 // Serve starts to answer. The caller must hold the run directory (two servers in one would take each other's socket): what is in the
@@ -57,9 +61,29 @@ func Serve(runDir string, gateway Gateway, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
+	return serveOn(listener, path, gateway, log)
+}
+
+// Resume answers on a socket that Release returned, in this program or in the one before it in the same process. The file stays the caller's.
+func Resume(runDir string, file *os.File, gateway Gateway, log *slog.Logger) (*Server, error) {
+	listener, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	return serveOn(listener, SocketPath(runDir), gateway, log)
+}
+
+func serveOn(l net.Listener, path string, gateway Gateway, log *slog.Logger) (*Server, error) {
+	listener, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("admin socket: %s is no Unix socket", l.Addr())
+	}
+	listener.SetUnlinkOnClose(false) // Close does it, Release must not
 	s := &Server{
-		path: path,
-		done: make(chan struct{}),
+		path:     path,
+		listener: listener,
+		done:     make(chan struct{}),
 		http: &http.Server{
 			Handler:           handler(gateway),
 			ReadHeaderTimeout: 5 * time.Second,
@@ -79,6 +103,28 @@ func Serve(runDir string, gateway Gateway, log *slog.Logger) (*Server, error) {
 
 // Close answers what is being asked, for a second at most, and removes the socket.
 func (s *Server) Close() error {
+	err := s.shutdown()
+	if removed := os.Remove(s.path); !errors.Is(removed, fs.ErrNotExist) {
+		err = errors.Join(err, removed)
+	}
+	return err
+}
+
+// Release answers what is being asked, for a second at most, and no more. The socket stays: who connects waits until somebody answers by
+// Resume. The caller closes the file.
+func (s *Server) Release() (*os.File, error) {
+	file, err := s.listener.File()
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	if err := s.shutdown(); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	return file, nil
+}
+
+func (s *Server) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := s.http.Shutdown(ctx)
@@ -106,6 +152,19 @@ func handler(gateway Gateway) http.Handler {
 			return
 		}
 		answer(w, http.StatusOK, ReloadAnswer{Generation: generation})
+	})
+	mux.HandleFunc("POST /upgrade", func(w http.ResponseWriter, r *http.Request) {
+		var order UpgradeOrder
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&order); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		result, err := gateway.Upgrade(r.Context(), order.Binary)
+		if err != nil {
+			answer(w, http.StatusUnprocessableEntity, UpgradeAnswer{Error: err.Error()})
+			return
+		}
+		answer(w, http.StatusAccepted, result)
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
 		if err := gateway.Stop(r.Context()); err != nil {

@@ -19,8 +19,9 @@ type Status struct {
 	Generation uint64     `json:"generation"` // of the configuration in force, from 1
 	Alive      bool       `json:"alive"`      // a worker answers, so new connections are taken in
 	Workers    []Worker   `json:"workers"`
-	Restarts   uint64     `json:"restarts"`         // workers that were replaced because they crashed or hung
-	Reload     *Reload    `json:"reload,omitempty"` // the last one, when there was one
+	Restarts   uint64     `json:"restarts"`          // workers that were replaced because they crashed or hung
+	Reload     *Reload    `json:"reload,omitempty"`  // the last one, when there was one
+	Upgrade    *Upgrade   `json:"upgrade,omitempty"` // the last one, when there was one
 	Listeners  []Listener `json:"listeners"`
 	Kernel     Kernel     `json:"kernel"`
 }
@@ -37,6 +38,7 @@ const (
 // Worker is one process that carries traffic.
 type Worker struct {
 	PID         int         `json:"pid"`
+	Version     string      `json:"version"`    // of the binary it was started from
 	Generation  uint64      `json:"generation"` // of the configuration it serves
 	State       WorkerState `json:"state"`
 	Since       time.Time   `json:"since"`
@@ -58,6 +60,40 @@ type Reload struct {
 	At    time.Time `json:"at"`
 	Good  bool      `json:"good"`
 	Error string    `json:"error,omitempty"` // why the old configuration stayed
+}
+
+// Upgrade is the outcome of one, or one that is under way.
+type Upgrade struct {
+	Number uint64       `json:"number"` // from 1
+	At     time.Time    `json:"at"`     // when it began
+	Binary string       `json:"binary"` // the path of the new one
+	From   string       `json:"from"`   // the version before
+	To     string       `json:"to,omitempty"`
+	State  UpgradeState `json:"state"`
+	Error  string       `json:"error,omitempty"` // what went wrong
+}
+
+// UpgradeState is how far an upgrade is.
+type UpgradeState string
+
+const (
+	UpgradeRunning UpgradeState = "running"
+	UpgradeDone    UpgradeState = "done"   // a worker of the new version takes the connections
+	UpgradeHalf    UpgradeState = "half"   // the keeper is of the new version, but its worker did not start: the old one goes on
+	UpgradeFailed  UpgradeState = "failed" // the old version goes on
+)
+
+// UpgradeOrder is the body of POST /upgrade.
+type UpgradeOrder struct {
+	Binary string `json:"binary,omitempty"` // path; "": the file that the running program was started from
+}
+
+// UpgradeAnswer is the answer of POST /upgrade: the new binary is good and about to run. How that goes is told by Status.Upgrade.
+type UpgradeAnswer struct {
+	Number uint64 `json:"number,omitempty"` // see Upgrade
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"`
+	Error  string `json:"error,omitempty"` // why nothing happens
 }
 
 // Listener is one listener of the configuration in force, with its counters since the keeper started: those of workers that

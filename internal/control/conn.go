@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +41,7 @@ type Conn struct {
 
 	sending sync.Mutex
 	broken  error // why no more can be sent: a message was cut in its middle
+	paused  atomic.Bool
 
 	packet [packetSize]byte
 	oob    []byte
@@ -151,14 +153,71 @@ func (c *Conn) write(text, rights []byte) error {
 	return nil
 }
 
+// ErrPaused is what Receive returns after Pause.
+var ErrPaused = errors.New("control: paused")
+
+// Pause makes the Receive under way, and all that follow, return ErrPaused, never in the middle of a message: what has not been received is
+// left for whoever reads the socket next, as the program that takes the place of this one.
+func (c *Conn) Pause() error {
+	c.paused.Store(true)
+	return c.unix.SetReadDeadline(longAgo)
+}
+
+// Unpause undoes Pause. It must not be called while a Receive is under way.
+func (c *Conn) Unpause() error {
+	c.paused.Store(false)
+	return c.unix.SetReadDeadline(time.Time{})
+}
+
+var longAgo = time.Unix(1, 0)
+
+// Descriptor is the number of the socket's descriptor, which stays the connection's own. It is for handing the socket on to the program
+// that takes the place of this one.
+func (c *Conn) Descriptor() (int, error) {
+	raw, err := c.unix.SyscallConn()
+	if err != nil {
+		return -1, fmt.Errorf("control socket: %w", err)
+	}
+	number := -1
+	if err := raw.Control(func(fd uintptr) { number = int(fd) }); err != nil {
+		return -1, fmt.Errorf("control socket: %w", err)
+	}
+	return number, nil
+}
+
 // Receive waits for the next message. The descriptors that came with it belong to the caller and are close-on-exec. The error is io.EOF
-// when the other side has closed its end or died; after any other error the connection is of no use any more.
+// when the other side has closed its end or died, and ErrPaused after Pause; after any other error the connection is of no use any more.
+//
+// A message of a kind that this version does not know is dropped: the other side may be of a later one.
 func (c *Conn) Receive() (Message, []int, error) {
+	for {
+		m, fds, err := c.receive()
+		if !errors.Is(err, errUnknownKind) {
+			return m, fds, err
+		}
+	}
+}
+
+func (c *Conn) receive() (Message, []int, error) {
 	var text []byte
 	var fds []int
+	late := false
 	for {
 		flag, chunk, more, err := c.readPacket()
 		fds = append(fds, more...)
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.paused.Load() {
+			if text == nil {
+				return Message{}, nil, ErrPaused
+			}
+			if !late { // the rest of the message is on its way
+				late = true
+				defer func() { _ = c.unix.SetReadDeadline(longAgo) }()
+				err = c.unix.SetReadDeadline(time.Now().Add(SendTimeout))
+				if err == nil {
+					continue
+				}
+			}
+		}
 		switch {
 		case err != nil:
 		case len(text)+len(chunk) > MaxMessage:
@@ -256,13 +315,18 @@ func encode(m Message) ([]byte, error) {
 	return text, nil
 }
 
+var errUnknownKind = errors.New("control: decode: a message of a kind that is not known")
+
 func decode(text []byte) (Message, error) {
 	var m Message
 	if err := json.Unmarshal(text, &m); err != nil {
 		return Message{}, fmt.Errorf("control: decode: %w", err)
 	}
-	if m.kind() == "" {
-		return Message{}, errors.New("control: decode: not exactly one known field is set")
+	switch {
+	case m.kind() != "":
+		return m, nil
+	case m == Message{}:
+		return Message{}, errUnknownKind
 	}
-	return m, nil
+	return Message{}, errors.New("control: decode: several fields are set")
 }

@@ -237,8 +237,7 @@ func TestHostilePackets(t *testing.T) {
 		{"no JSON", []string{"\x00junk"}, nil, "decode"},
 		{"only the first byte", []string{"\x00"}, nil, "decode"},
 		{"unknown first byte", []string{"\x07{}"}, nil, "unknown kind of packet"},
-		{"nothing set", []string{"\x00{}"}, nil, "not exactly one"},
-		{"two set", []string{`` + "\x00" + `{"ready":{},"beat":{}}`}, nil, "not exactly one"},
+		{"two set", []string{`` + "\x00" + `{"ready":{},"beat":{}}`}, nil, "several"},
 		{"wrong type", []string{"\x00" + `{"drain":{"bound":"soon"}}`}, nil, "decode"},
 		{"negative bound", []string{"\x00" + `{"drain":{"bound":-1}}`}, nil, "drain"},
 		{"no address", []string{"\x00" + `{"destroy":{"id":1}}`}, nil, "destroy"},
@@ -269,6 +268,87 @@ func TestHostilePackets(t *testing.T) {
 				t.Errorf("%d descriptors are left open", after-before)
 			}
 		})
+	}
+}
+
+// A keeper may be of a later version than its worker, or the other way round.
+func TestUnknownKindIsDropped(t *testing.T) {
+	fd, keeper := raw(t)
+	before := openFiles(t)
+	for _, p := range []struct {
+		text string
+		oob  []byte
+	}{{`{}`, nil}, {`{"news":{"of":1}}`, unix.UnixRights(0)}, {`{"ready":{"more":true}}`, nil}} {
+		if err := unix.Sendmsg(fd, []byte("\x00"+p.text), p.oob, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, fds, err := keeper.Receive(); err != nil || m.Ready == nil || fds != nil {
+		t.Errorf("got %+v, %v, %v", m, fds, err)
+	}
+	if after := openFiles(t); after != before {
+		t.Errorf("%d descriptors are left open", after-before)
+	}
+}
+
+// Who reads the socket after a pause must find whole messages, each once.
+func TestPauseIsBetweenMessages(t *testing.T) {
+	fd, keeper := raw(t)
+	number, err := keeper.Descriptor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	receive := func() {
+		m, _, err := keeper.Receive()
+		if err == nil && m.Bye == nil {
+			err = errors.New("another message")
+		}
+		got <- err
+	}
+	go receive()
+	time.Sleep(10 * time.Millisecond)
+	if err := keeper.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; !errors.Is(err, ErrPaused) {
+		t.Fatalf("a Receive that waits: %v", err)
+	}
+	if err := keeper.Unpause(); err != nil {
+		t.Fatal(err)
+	}
+	packet := func(text string) {
+		t.Helper()
+		if err := unix.Sendmsg(fd, []byte(text), nil, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	packet("\x01" + `{"bye":`)
+	go receive()
+	time.Sleep(50 * time.Millisecond) // it waits for the rest now
+	if err := keeper.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	packet("\x00" + `{"cut":7}}`)
+	packet("\x00" + `{"ready":{}}`)
+	if err := <-got; err != nil {
+		t.Fatalf("a Receive in the middle of a message: %v", err)
+	}
+	go receive()
+	if err := <-got; !errors.Is(err, ErrPaused) {
+		t.Fatalf("a Receive after the pause: %v", err)
+	}
+	copied, err := unix.Dup(number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := FromFD(uintptr(copied))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if m, _, err := next.Receive(); err != nil || m.Ready == nil {
+		t.Errorf("who reads next: %+v, %v", m, err)
 	}
 }
 

@@ -92,6 +92,8 @@ func (f *fakeKernel) DestroyTimeWait(local, _ netip.AddrPort) error {
 	return nil
 }
 
+func (f *fakeKernel) Owner() (int, error) { return 0, nil }
+
 func (f *fakeKernel) alive() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

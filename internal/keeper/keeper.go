@@ -47,18 +47,31 @@ type Options struct {
 	Log        io.Writer       // where the log goes; nil: standard error
 	Reload     <-chan struct{} // each value is a request to read the configuration again; may be nil
 	Hurry      <-chan struct{} // a value cuts a drain short; may be nil
+	Upgrade    <-chan struct{} // each value is a request to have the program's file as it is now take this one's place; may be nil
 	Worker     []string        // the command that starts a worker; nil: this program's worker command
+	// Exec executes another program in this process, as syscall.Exec does, which it is when nil.
+	Exec func(path string, args, environment []string) error
 }
 
 // Run runs a gateway until ctx is done or somebody asks it by its admin socket to stop, then drains, removes what it has in the kernel, and
 // returns nil. An error means that it could not start (then nothing is left in the kernel) or not remove everything. It is of type
 // config.Errors, or wraps one, when the configuration is at fault.
+//
+// When this program was executed to take the place of another one, Run goes on where that left off. An error before it has taken over is for
+// GoBack.
 func Run(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = os.Stderr
 	}
 	if o.Worker == nil {
 		o.Worker = []string{"/proc/self/exe", "worker"}
+	}
+	left, err := inheritance()
+	if err != nil {
+		return err
+	}
+	if left != nil {
+		return goOn(ctx, o, left)
 	}
 	cfg, err := config.Load(o.ConfigFile)
 	if err != nil {
@@ -68,14 +81,34 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer lock.release()
 	sink := newLogSink(o.Log, cfg.Logs)
 	host, err := kernel.Open(kernel.Options{RunDir: o.RunDir, Log: sink.logger()})
 	if err != nil {
+		lock.release()
 		return err
 	}
 	defer host.Close()
-	return newKeeper(o, sink, host).run(ctx, cfg)
+	k := newKeeper(o, sink, host)
+	k.lock = lock
+	defer lock.release()
+	return k.run(ctx, cfg)
+}
+
+// goOn is Run for a program that takes the place of another one.
+func goOn(ctx context.Context, o Options, left *inherited) error {
+	r, err := resume(left, o)
+	if err == nil {
+		err = r.commit()
+	}
+	if err != nil {
+		return err
+	}
+	defer r.host.Close()
+	defer r.keeper.lock.release()
+	return r.keeper.turn(ctx, func() error {
+		r.keeper.takeOver(left.failure)
+		return nil
+	})
 }
 
 // keeper is the state of the loop.
@@ -84,6 +117,8 @@ type keeper struct {
 	sink    *logSink
 	log     *slog.Logger
 	kernel  kernelHost
+	lock    *runDirLock
+	server  *admin.Server // nil while it is let go of for an upgrade
 	systemd systemd
 	since   time.Time
 	files   uint64 // limit of open files
@@ -115,6 +150,9 @@ type keeper struct {
 	lastReload *admin.Reload
 	repairing  repairing
 
+	upgrading   *upgrading     // nil: no upgrade is under way
+	lastUpgrade *admin.Upgrade // nil: there was none
+
 	stopping bool
 	finished bool
 	err      error // of run
@@ -135,12 +173,23 @@ func (k *keeper) run(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	k.log.Info("starting", "version", k.options.Version, "config", k.options.ConfigFile, "run_dir", k.options.RunDir)
-	server, err := admin.Serve(k.options.RunDir, &gateway{k}, k.log)
-	if err != nil {
+	var err error
+	if k.server, err = admin.Serve(k.options.RunDir, &gateway{k}, k.log); err != nil {
 		return err
 	}
+	return k.turn(ctx, func() (err error) {
+		k.pending, err = k.prepare(cfg, nil)
+		return err
+	})
+}
+
+// turn begins, and then turns the loop until the gateway has ended.
+func (k *keeper) turn(ctx context.Context, begin func() error) error {
 	defer func() {
-		if err := server.Close(); err != nil {
+		if k.server == nil {
+			return
+		}
+		if err := k.server.Close(); err != nil {
 			k.log.Warn("admin socket did not close well", "error", err)
 		}
 	}()
@@ -150,7 +199,7 @@ func (k *keeper) run(ctx context.Context, cfg *config.Config) error {
 	k.repairing.context = watching
 
 	k.files = raiseFileLimit()
-	if k.pending, err = k.prepare(cfg, nil); err != nil {
+	if err := begin(); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -183,6 +232,8 @@ func (k *keeper) loop(ctx context.Context) {
 			request()
 		case <-k.options.Reload:
 			k.reload(nil)
+		case <-k.options.Upgrade:
+			k.upgrade("", nil)
 		case <-done:
 			done = nil
 			k.stop("asked to")
@@ -258,6 +309,8 @@ func (k *keeper) onWorker(e workerEvent) {
 	switch {
 	case e.message != nil:
 		k.onMessage(w, e.message, now)
+	case e.paused:
+		k.onPaused(w)
 	case e.gone:
 		if e.err != nil {
 			w.refusal = e.err.Error()
@@ -310,6 +363,9 @@ func (k *keeper) onReady(w *worker, now time.Time) {
 // onEnd does what the end of a worker takes: nothing more for one that drained, another try for the one in use.
 func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 	k.workers = slices.DeleteFunc(k.workers, func(o *worker) bool { return o == w })
+	if k.upgrading != nil {
+		delete(k.upgrading.active, w)
+	}
 	k.totals.add(w)
 	switch {
 	case k.pending != nil && k.pending.worker == w:
@@ -341,6 +397,10 @@ func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 // restart starts a worker for the configuration in force, unless a new one is about to take over anyway.
 func (k *keeper) restart() {
 	if k.stopping || k.current != nil || k.pending != nil {
+		return
+	}
+	if k.upgrading != nil && k.upgrading.step == upgradePauses {
+		k.agenda.at(taskRestart, time.Now().Add(pulseEvery)) // if this program is still there then
 		return
 	}
 	w, err := k.start(k.cfg, k.generation, k.groups)

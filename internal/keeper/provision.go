@@ -153,6 +153,7 @@ func (k *keeper) commit(now time.Time) {
 	if old != nil {
 		old.drain(k.cfg.Drain, now)
 	}
+	k.boundGenerations(now)
 	k.sockets.keep(k.groups)
 	k.sink.set(k.cfg.Logs)
 	k.watch()
@@ -252,6 +253,13 @@ func (k *keeper) reload(answer answerTo) {
 		k.refused(errStopping, answers)
 		return
 	}
+	if k.upgrading != nil && k.upgrading.step != upgradeExamines {
+		k.log.Info("not reloading: the upgrade that is under way does")
+		for _, answer := range answers {
+			answer(0, errUpgrading)
+		}
+		return
+	}
 	if k.pending != nil || k.handover != nil {
 		// The file may have changed since the pending one was read, so it is read once more, for all who ask now.
 		k.again = append(k.again, func(uint64, error) {})
@@ -315,6 +323,7 @@ func (k *keeper) settle() {
 		k.again = nil
 		k.beginReload(answers)
 	}
+	k.settleUpgrade(time.Now())
 }
 
 func (k *keeper) refuseWaiting() {

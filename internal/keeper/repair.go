@@ -41,6 +41,7 @@ type kernelHost interface {
 	Watch(context.Context, func(kernel.Event)) error
 	Remove() ([]kernel.Change, error)
 	DestroyTimeWait(local, remote netip.AddrPort) error
+	Owner() (descriptor int, err error)
 }
 
 // repairing is what the keeper remembers about repairs.
@@ -50,6 +51,7 @@ type repairing struct {
 	causes   []kernel.Event // what the kernel told since the last repair
 	recent   []time.Time    // when repairs changed something
 	done     []admin.Repair // the last ones, for the status
+	count    uint64         // how many there were
 	failure  string         // why the last one failed
 	deaf     string         // why the watch ended last
 	unfit    string         // why the configuration does not fit the host any more
@@ -229,6 +231,7 @@ func (k *keeper) noteRepairs(changes []kernel.Change, causes []kernel.Event, pla
 	}
 	for _, c := range changes {
 		k.log.Warn("kernel repaired", "change", c.String(), "after", by)
+		k.repairing.count++
 		k.repairing.done = append(k.repairing.done, admin.Repair{At: now, What: c.String(), By: by})
 	}
 	if extra := len(k.repairing.done) - repairsKept; extra > 0 {

@@ -18,11 +18,11 @@ import (
 // passedOn are the only variables of the environment that a worker gets: those by which an operator tunes the Go runtime.
 var passedOn = []string{"GOMAXPROCS", "GOGC", "GOMEMLIMIT", "GODEBUG", "GOTRACEBACK"}
 
-// child is a started worker process, seen from its parent.
+// child is a worker process, seen from its parent: one that spawn has started, or that an earlier program of this process had.
 type child struct {
-	cmd    *exec.Cmd
-	conn   *control.Conn
-	stderr *os.File
+	process *os.Process
+	conn    *control.Conn
+	stderr  *os.File
 }
 
 // spawn starts command as a worker: the control socket is its descriptor 3, and beside its standard descriptors it has no other.
@@ -59,7 +59,7 @@ func spawn(command []string, with launch) (*child, error) {
 		}
 		return nil, fmt.Errorf("start worker as user %s: %w", with.who.name, err)
 	}
-	return &child{cmd: cmd, conn: conn, stderr: reader}, nil
+	return &child{process: cmd.Process, conn: conn, stderr: reader}, nil
 }
 
 // startConfined starts cmd from a thread that has given up what the worker must not have. Go's fork cannot do that, and these
@@ -84,28 +84,33 @@ func confineAndStart(cmd *exec.Cmd, with launch) error {
 	return cmd.Start()
 }
 
-// configFile returns a descriptor of a sealed file in memory that holds the configuration's text, read from its start (memfd_create(2)).
+// configFile returns a descriptor of a file in memory that holds the configuration's text.
 func configFile(cfg *config.Config) (int, error) {
-	fd, err := unix.MemfdCreate("salp-configuration", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	return memoryFile("configuration", cfg.Text)
+}
+
+// memoryFile returns a descriptor of a sealed file in memory with that text, at its start (memfd_create(2)). What names it in errors.
+func memoryFile(what string, text []byte) (int, error) {
+	fd, err := unix.MemfdCreate("salp-"+what, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
-		return -1, fmt.Errorf("memory file for the configuration: memfd_create: %w", err)
+		return -1, fmt.Errorf("memory file for the %s: memfd_create: %w", what, err)
 	}
-	for text := cfg.Text; len(text) > 0; {
+	for len(text) > 0 {
 		n, err := unix.Write(fd, text)
 		if err != nil {
 			unix.Close(fd)
-			return -1, fmt.Errorf("memory file for the configuration: write: %w", err)
+			return -1, fmt.Errorf("memory file for the %s: write: %w", what, err)
 		}
 		text = text[n:]
 	}
 	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("memory file for the configuration: seek: %w", err)
+		return -1, fmt.Errorf("memory file for the %s: seek: %w", what, err)
 	}
 	seals := unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("memory file for the configuration: seal: %w", err)
+		return -1, fmt.Errorf("memory file for the %s: seal: %w", what, err)
 	}
 	return fd, nil
 }

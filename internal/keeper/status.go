@@ -57,6 +57,29 @@ func (g *gateway) Reload(ctx context.Context) (uint64, error) {
 	}
 }
 
+// Upgrade implements admin.Gateway.
+func (g *gateway) Upgrade(ctx context.Context, binary string) (admin.UpgradeAnswer, error) {
+	type result struct {
+		answer admin.UpgradeAnswer
+		err    error
+	}
+	answer := make(chan result, 1)
+	err := g.do(ctx, func() {
+		g.keeper.upgrade(binary, func(a admin.UpgradeAnswer, err error) { answer <- result{a, err} })
+	})
+	if err != nil {
+		return admin.UpgradeAnswer{}, err
+	}
+	select {
+	case r := <-answer:
+		return r.answer, r.err
+	case <-g.keeper.quit:
+		return admin.UpgradeAnswer{}, errStopping
+	case <-ctx.Done():
+		return admin.UpgradeAnswer{}, ctx.Err()
+	}
+}
+
 // Stop implements admin.Gateway.
 func (g *gateway) Stop(ctx context.Context) error {
 	return g.do(ctx, func() { g.keeper.stop("asked to by the admin socket") })
@@ -81,7 +104,11 @@ func (k *keeper) status(now time.Time) admin.Status {
 		Kernel:     k.kernelStatus(),
 	}
 	for _, w := range k.workers {
-		s.Workers = append(s.Workers, admin.Worker{PID: w.pid, Generation: w.generation, State: w.state, Since: w.since, Connections: w.connections()})
+		s.Workers = append(s.Workers, admin.Worker{PID: w.pid, Version: w.version, Generation: w.generation, State: w.state, Since: w.since, Connections: w.connections()})
+	}
+	if k.lastUpgrade != nil {
+		upgrade := *k.lastUpgrade
+		s.Upgrade = &upgrade
 	}
 	if k.cfg == nil {
 		return s

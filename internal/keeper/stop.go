@@ -18,6 +18,9 @@ func (k *keeper) stop(why string) {
 		return
 	}
 	k.stopping = true
+	if k.upgrading != nil {
+		k.failUpgrade(errStopping)
+	}
 	k.log.Info("stopping", "reason", why)
 	k.systemd.tell(daemon.SdNotifyStopping + "\nSTATUS=draining")
 	k.agenda.drop(taskRestart)

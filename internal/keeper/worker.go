@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os/exec"
 	"sync"
 	"syscall"
 	"time"
@@ -33,6 +34,7 @@ const (
 type worker struct {
 	child      *child
 	pid        int
+	version    string // of the binary it was started from
 	generation uint64
 	cfg        *config.Config
 	since      time.Time
@@ -44,15 +46,19 @@ type worker struct {
 	stats    control.Stats
 	cut      int    // connections reset at the end of its drain
 	refusal  string // why the keeper ended it itself, for the log
+	hurried  bool   // its drain was cut short
+	again    bool   // it is to be listened to again as soon as its listener pauses
 
-	last *lastWords
-	done chan struct{} // closed when the process has ended
+	last   *lastWords
+	logged chan struct{} // closed when its log has ended
+	done   chan struct{} // closed when the process has ended
 }
 
 // workerEvent is what a worker's goroutines tell the loop.
 type workerEvent struct {
 	from    *worker
 	message *control.Message // set: it said this
+	paused  bool             // it is not listened to any more, as the keeper wanted; see worker.resume
 	gone    bool             // its control socket has closed: it carries traffic no more, or has broken the protocol
 	ended   bool             // the process is no more
 	err     error            // why, for gone and ended
@@ -69,24 +75,27 @@ func startWorker(o Options, cfg *config.Config, generation uint64, sockets []*gr
 		return nil, err
 	}
 	now := time.Now()
-	w := &worker{
-		child: child, pid: child.cmd.Process.Pid, generation: generation, cfg: cfg, since: now,
-		log:   log.With("worker", child.cmd.Process.Pid),
-		state: admin.WorkerStarting, deadline: now.Add(readyWithin), lastBeat: now,
-		last: &lastWords{}, done: make(chan struct{}),
-	}
-	logged := make(chan struct{})
-	go func() {
-		defer close(logged)
-		relayLog(child.stderr, w.log, w.last)
-	}()
-	go w.listen(logged, post)
+	w := newWorker(child, log)
+	w.version, w.generation, w.cfg, w.since = o.Version, generation, cfg, now
+	w.state, w.deadline, w.lastBeat = admin.WorkerStarting, now.Add(readyWithin), now
+	go w.relayLog()
+	go w.listen(post)
 	if err := w.begin(sockets); err != nil {
 		// What the worker said when it refused tells more than the broken socket does; the ended event carries it.
 		w.refusal = err.Error()
 		w.kill()
 	}
 	return w, nil
+}
+
+func newWorker(c *child, log *slog.Logger) *worker {
+	pid := c.process.Pid
+	return &worker{child: c, pid: pid, log: log.With("worker", pid), last: &lastWords{}, logged: make(chan struct{}), done: make(chan struct{})}
+}
+
+func (w *worker) relayLog() {
+	defer close(w.logged)
+	relayLog(w.child.stderr, w.log, w.last)
 }
 
 // begin sends the sockets and the start.
@@ -119,8 +128,8 @@ func chunks(s []int, n int) func(yield func([]int) bool) {
 	}
 }
 
-// listen posts what the worker says until it has ended.
-func (w *worker) listen(logged <-chan struct{}, post func(workerEvent)) {
+// listen posts what the worker says until it has ended, or its control socket is paused.
+func (w *worker) listen(post func(workerEvent)) {
 	var err error
 	for {
 		var m control.Message
@@ -134,6 +143,10 @@ func (w *worker) listen(logged <-chan struct{}, post func(workerEvent)) {
 		}
 		post(workerEvent{from: w, message: &m})
 	}
+	if errors.Is(err, control.ErrPaused) {
+		post(workerEvent{from: w, paused: true})
+		return
+	}
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
@@ -141,10 +154,10 @@ func (w *worker) listen(logged <-chan struct{}, post func(workerEvent)) {
 	w.child.conn.Close()
 	end := w.reap()
 	select { // a panic's trace comes through the pipe; a process that the worker left behind may hold it open
-	case <-logged:
+	case <-w.logged:
 	case <-time.After(time.Second):
 		w.child.stderr.Close()
-		<-logged
+		<-w.logged
 	}
 	post(workerEvent{from: w, ended: true, err: errors.Join(err, end)})
 }
@@ -164,13 +177,16 @@ func refuse(m *control.Message, fds []int) error {
 func (w *worker) reap() error {
 	timer := time.AfterFunc(time.Second, w.kill)
 	defer timer.Stop()
-	err := w.child.cmd.Wait()
+	state, err := w.child.process.Wait()
 	close(w.done)
+	if err == nil && !state.Success() {
+		err = &exec.ExitError{ProcessState: state}
+	}
 	return err
 }
 
 // kill ends the process at once. It is safe to call at any time, also when it has ended.
-func (w *worker) kill() { _ = w.child.cmd.Process.Kill() } // the only error is that it has ended
+func (w *worker) kill() { _ = w.child.process.Kill() } // the only error is that it has ended
 
 // drain makes the worker accept no more, and end within bound.
 func (w *worker) drain(bound time.Duration, now time.Time) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,7 @@ type Change = diff.Change
 type Options struct {
 	RunDir string       // holds state.json; made when it is first needed. It also tells this Salp's tables from another's
 	Log    *slog.Logger // nil: silent
+	Owner  *os.File     // the socket that owns the tables, left open by an earlier program of this process (see Host.Owner); nil: a new one
 }
 
 // Host is the kernel of one network namespace. It is safe for concurrent use. nft tables with an owner last as long as it does.
@@ -74,7 +76,11 @@ func Open(o Options) (*Host, error) {
 	h.wanted.Store(&wanted{})
 	var errs [6]error
 	h.sysctl, errs[0] = sysctl.Open()
-	h.nft, errs[1] = nft.Open(runDir)
+	if o.Owner != nil {
+		h.nft, errs[1] = nft.Adopt(runDir, o.Owner)
+	} else {
+		h.nft, errs[1] = nft.Open(runDir)
+	}
 	h.route, errs[2] = route.Open()
 	h.diag, errs[3] = diag.Open()
 	h.conntrack, errs[4] = conntrack.Open()
@@ -109,6 +115,10 @@ func (h *Host) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Owner is the number of the descriptor of the socket that owns the tables. A program that takes the place of this one by execve(2) must
+// inherit it, or they are gone. It stays the Host's.
+func (h *Host) Owner() (int, error) { return h.nft.Owner() }
 
 func (h *Host) want(p plan.Plan) {
 	w := &wanted{plan: p}

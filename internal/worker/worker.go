@@ -171,6 +171,7 @@ func (w *worker) drain(ctx context.Context, bound time.Duration, beat <-chan tim
 	over := time.After(bound)
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()
+	messages := w.messages
 	for {
 		if active, err := w.wiring.active(w.ended); err != nil {
 			return w.lost(err)
@@ -185,6 +186,13 @@ func (w *worker) drain(ctx context.Context, bound time.Duration, beat <-chan tim
 			return nil
 		case <-over:
 			return w.bye(w.cut())
+		case m, ok := <-messages:
+			switch {
+			case !ok:
+				messages = nil // the keeper is gone, and the drain goes on
+			case m.Drain != nil:
+				over = time.After(m.Drain.Bound)
+			}
 		case <-beat:
 			if err := w.beat(); err != nil {
 				return w.lost(err)

@@ -32,7 +32,7 @@ type Message struct {
 // Socket is a netlink socket in the network namespace of the thread that opened it. It is safe for concurrent use.
 type Socket struct {
 	mu     sync.Mutex // one request and its answer at a time
-	conn   *netlink.Conn
+	conn   connection
 	raw    syscall.RawConn
 	buf    []byte
 	closed bool
