@@ -125,17 +125,25 @@ func (r *rig) writeConfig(text string) string {
 func (r *rig) start(configuration string) *salp {
 	r.Helper()
 	s := r.launch(configuration)
-	s.await("running", func(st *admin.Status) bool {
-		return st.State == admin.StateRunning && st.Alive && (!st.Kernel.Needed || st.Kernel.InSync)
-	})
+	s.await("running", serves)
 	return s
+}
+
+func serves(st *admin.Status) bool {
+	return st.State == admin.StateRunning && st.Alive && (!st.Kernel.Needed || st.Kernel.InSync)
 }
 
 // launch starts salp and does not wait.
 func (r *rig) launch(configuration string) *salp {
 	r.Helper()
+	return r.launchWith(salpBin, configuration)
+}
+
+// launchWith is launch of another program than the one under test, as a copy of it.
+func (r *rig) launchWith(binary, configuration string) *salp {
+	r.Helper()
 	s := &salp{r: r, log: &lab.Log{}, file: r.writeConfig(configuration), dir: filepath.Join(r.dir, "run")}
-	cmd := exec.Command(salpBin, "run", "-c", s.file, "--run-dir", s.dir)
+	cmd := exec.Command(binary, "run", "-c", s.file, "--run-dir", s.dir)
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	var err error
 	s.Process, err = r.net.Gateway.Start(cmd)

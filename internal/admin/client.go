@@ -122,6 +122,8 @@ func (c *Client) Upgrade(ctx context.Context, binary string) (Upgrade, error) {
 	for heard := time.Now(); ; {
 		s, err := c.Status(ctx)
 		switch {
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+			return Upgrade{State: UpgradeFailed}, fmt.Errorf("the gateway has ended: %w", err) // else its socket is open all the time
 		case err != nil && time.Since(heard) > silentWithin:
 			return Upgrade{State: UpgradeFailed}, fmt.Errorf("the new program does not answer: %w", err)
 		case err != nil:

@@ -29,6 +29,7 @@ type fakeKernel struct {
 	removed    int
 	destroyed  []netip.AddrPort
 	tell       func(kernel.Event)
+	owner      *os.File
 	drift      []kernel.Change // what the next Apply repairs
 }
 
@@ -92,7 +93,17 @@ func (f *fakeKernel) DestroyTimeWait(local, _ netip.AddrPort) error {
 	return nil
 }
 
-func (f *fakeKernel) Owner() (int, error) { return 0, nil }
+func (f *fakeKernel) Owner() (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.owner == nil {
+		var err error
+		if f.owner, err = os.Open(os.DevNull); err != nil {
+			return -1, err
+		}
+	}
+	return descriptor(f.owner)
+}
 
 func (f *fakeKernel) alive() bool {
 	f.mu.Lock()
@@ -144,6 +155,10 @@ func start(t *testing.T, text string, fake *fakeKernel) *rig {
 	}
 	o := Options{ConfigFile: r.file, RunDir: dir, Version: "test", Reload: r.reload, Hurry: r.hurry, Worker: []string{"/proc/self/exe", "fake-worker"}}
 	r.keeper = newKeeper(o, newLogSink(r.log, config.Logs{Format: config.LogText, Level: "debug"}), r.kernel)
+	if r.keeper.lock, err = lockRunDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.keeper.lock.release)
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
 	go func() { r.ended <- r.keeper.run(ctx, cfg) }()

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,8 @@ import (
 const (
 	// variableState holds the descriptors of the state's file and of the old program's: "5 6".
 	variableState = "SALP_UPGRADE"
+	// variableArgs holds the arguments that the old program is to be gone back to with, as a JSON array.
+	variableArgs = "SALP_UPGRADE_BACK"
 	// variableFailure says why the program that was to take over has gone back to this one.
 	variableFailure = "SALP_UPGRADE_FAILED"
 )
@@ -25,8 +28,9 @@ const (
 // until all is taken over: until then the old program can be gone back to.
 type inherited struct {
 	state   int
-	old     int    // the old program's file
-	failure string // the old program is this one: why the new one has gone back
+	old     int      // the old program's file
+	args    []string // the old program's
+	failure string   // the old program is this one: why the new one has gone back
 }
 
 // inheritance returns what the program before this one left; nil when there was none.
@@ -43,6 +47,9 @@ func inheritance() (*inherited, error) {
 	if err := errors.Join(err, err2); err != nil || !two {
 		return nil, fmt.Errorf("the environment variable %s is %q, and only the keeper sets it: %w", variableState, text, err)
 	}
+	if err := json.Unmarshal([]byte(os.Getenv(variableArgs)), &h.args); err != nil || len(h.args) == 0 {
+		return nil, fmt.Errorf("the environment variable %s is %q, and only the keeper sets it: %w", variableArgs, os.Getenv(variableArgs), err)
+	}
 	return h, nil
 }
 
@@ -58,11 +65,12 @@ func inheritedDescriptor(text string) (int, error) {
 func (h *inherited) environment() []string {
 	var all []string
 	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); name != variableState && name != variableFailure {
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains([]string{variableState, variableArgs, variableFailure}, name) {
 			all = append(all, v)
 		}
 	}
-	all = append(all, fmt.Sprintf("%s=%d %d", variableState, h.state, h.old))
+	args, _ := json.Marshal(h.args) // strings always can be
+	all = append(all, fmt.Sprintf("%s=%d %d", variableState, h.state, h.old), variableArgs+"="+string(args))
 	if h.failure != "" {
 		all = append(all, variableFailure+"="+h.failure)
 	}
@@ -71,8 +79,9 @@ func (h *inherited) environment() []string {
 
 // taken forgets the way back: this program has taken over.
 func (h *inherited) taken(s *saved) {
-	_ = os.Unsetenv(variableState)
-	_ = os.Unsetenv(variableFailure)
+	for _, name := range []string{variableState, variableArgs, variableFailure} {
+		_ = os.Unsetenv(name)
+	}
 	closeAll([]int{h.state, h.old})
 	// What this program uses of them it has copies of.
 	closeAll(s.descriptors())
@@ -94,7 +103,7 @@ func GoBack(reason error) {
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", h.old)
 	// What this program has opened itself is close-on-exec, as the Go runtime has it.
-	err = syscall.Exec(path, slices.Clone(os.Args), h.environment())
+	err = syscall.Exec(path, h.args, h.environment())
 	fmt.Fprintf(os.Stderr, "salp: the old program cannot be gone back to: execute %s: %v\n", path, err)
 }
 

@@ -298,12 +298,14 @@ func (k *keeper) replace() error {
 	}
 	k.systemd.reloading()
 	k.log.Info("the new program takes over", "version", k.lastUpgrade.To)
-	way := inherited{state: state, old: int(old.Fd())}
-	return execute(k.options, u.binary, way.environment(), append(s.descriptors(), state, way.old))
+	args := []string{"salp", "run", "--config", k.options.ConfigFile, "--run-dir", k.options.RunDir}
+	way := inherited{state: state, old: int(old.Fd()), args: args}
+	args = append([]string{u.binary}, args[1:]...)
+	return execute(k.options, u.binary, args, way.environment(), append(s.descriptors(), state, way.old))
 }
 
 // execute runs another program in this process, with those descriptors and no others beside the standard ones. It returns only when it cannot.
-func execute(o Options, path string, environment []string, descriptors []int) error {
+func execute(o Options, path string, args, environment []string, descriptors []int) error {
 	syscall.ForkLock.RLock() // a process that is started just now must not get them
 	defer syscall.ForkLock.RUnlock()
 	defer func() {
@@ -320,7 +322,7 @@ func execute(o Options, path string, environment []string, descriptors []int) er
 	if run == nil {
 		run = syscall.Exec
 	}
-	if err := run(path, []string{path, "run", "--config", o.ConfigFile, "--run-dir", o.RunDir}, environment); err != nil {
+	if err := run(path, args, environment); err != nil {
 		return fmt.Errorf("execute %s: %w", path, err)
 	}
 	return fmt.Errorf("execute %s: it came back", path)

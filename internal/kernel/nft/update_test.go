@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -181,5 +182,59 @@ func TestTrialsLeaveNoTrace(t *testing.T) {
 	}
 	if list := nft(t, h, "list", "ruleset"); list != "" {
 		t.Errorf("left: %s", list)
+	}
+}
+
+// TestAdopt hands the socket that owns a table on, as over execve(2): the table stays, and is the next one's to change.
+func TestAdopt(t *testing.T) {
+	h := host(t)
+	first := open(t, h, "/run/test")
+	if _, err := first.Apply([]plan.Table{everything(true)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	number, err := first.Owner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := unix.FcntlInt(uintptr(number), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(left), "owner")
+	port := first.Port()
+	first.Close()
+	var next *Conn
+	if err := h.Do(func() (err error) { next, err = Adopt("/run/test", file); return err }); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	if next.Port() != port {
+		t.Errorf("port %d, want %d", next.Port(), port)
+	}
+	if changes, err := next.Apply([]plan.Table{everything(true)}, nil); err != nil || len(changes) > 0 {
+		t.Errorf("the same once more: %v, %v", changes, err)
+	}
+	if err := next.SetElement("salp", "alive", 6, time.Second); err != nil {
+		t.Error(err)
+	}
+	less := everything(true)
+	less.Sets = less.Sets[:4]
+	if changes, err := next.Apply([]plan.Table{less}, nil); err != nil || len(changes) != 1 {
+		t.Errorf("a set less: %v, %v", changes, err)
+	}
+	if err := next.SetElement("nosuch", "alive", 6, time.Second); err == nil || !wire.Is(err, unix.ENOENT) {
+		t.Errorf("a table that is not there: %v", err)
+	}
+	next.Close()
+	if mine, err := open(t, h, "/run/test").Mine(); err != nil || len(mine) > 0 {
+		t.Errorf("after the end: %v, %v", mine, err)
+	}
+	other, _, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := Adopt("/run/test", other); err == nil {
+		t.Error("took a pipe")
 	}
 }
