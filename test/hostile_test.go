@@ -342,8 +342,8 @@ func (l *load) end() {
 	close(l.stop)
 	l.ended.Wait()
 	l.r.Logf("load: %d connections through Salp, %d direct, %d failed, the slowest took %v", l.through, l.direct, len(l.errs), l.slowest)
-	if l.through == 0 {
-		l.r.Error("no connection went through Salp")
+	if l.through+l.direct == 0 {
+		l.r.Error("no connection was made")
 	}
 }
 
@@ -354,7 +354,7 @@ func (l *load) finish() {
 	if len(l.errs) > 0 {
 		l.r.Errorf("%d of %d connections failed, the first with: %v", len(l.errs), l.through+l.direct+len(l.errs), l.errs[0])
 	}
-	if l.direct > 0 {
+	if l.through == 0 || l.direct > 0 {
 		l.r.Errorf("%d connections passed Salp by", l.direct)
 	}
 }

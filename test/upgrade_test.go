@@ -185,6 +185,7 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 	r.must(err)
 	first, pid, table, before := st.Version, st.PID, r.tableHandle(), r.synRetransmits()
 	loads := []*load{r.load("10.0.2.2:81"), r.load("10.0.1.1:8000")}
+	direct := r.load("10.0.2.2:80") // which is not intercepted: it tells how slow the machine is itself
 	w := s.witness()
 	generation := st.Generation
 	for i := range 24 {
@@ -218,10 +219,11 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 		v.exchange("after all of it")
 	}
 	w.finish(t)
+	direct.end()
 	for _, l := range loads {
 		l.finish()
-		if l.slowest > time.Second*slowdown {
-			r.Errorf("a connection took %v", l.slowest)
+		if l.slowest > time.Second*slowdown+direct.slowest {
+			r.Errorf("a connection took %v, and the slowest that Salp has nothing to do with %v", l.slowest, direct.slowest)
 		}
 	}
 	if n := r.synRetransmits() - before; n > 0 {
