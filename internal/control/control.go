@@ -124,4 +124,9 @@ const (
 	ErrorNoDestination  = "no_destination" // REDIRECT's conntrack entry was gone, or nobody intercepted this connection
 	ErrorDescriptors    = "descriptors"    // out of file descriptors
 	ErrorInternal       = "internal"
+	ErrorNoServer       = "no_server"     // no server of the pool was fit: all are down, or of the other address family
+	ErrorQueueFull      = "queue_full"    // every server had its max_connections, and the queue of the pool was full
+	ErrorQueueTimeout   = "queue_timeout" // waited in the queue of the pool in vain
+	ErrorSameNetwork    = "same_network"  // the client is in the server's own network, and same_network is refuse
+	ErrorProxyHeader    = "proxy_header"  // no PROXY header, or none in time, or a bad one; or from who may not send one
 )

@@ -3,12 +3,13 @@ package dial
 import (
 	"net/netip"
 	"syscall"
-	"time"
 
+	"salp/internal/config"
 	"salp/internal/engine"
 	"salp/internal/listen"
 	"salp/internal/policy"
 	"salp/internal/pool"
+	"salp/internal/proxyproto"
 	"salp/internal/sock"
 )
 
@@ -18,6 +19,8 @@ const (
 	connecting stage = iota // the kernel is at it
 	asking                  // the keeper is to make the port free
 	answered                // and has said whether it did
+	queued                  // every server has as many connections as it may
+	granted                 // and one has a place now
 )
 
 // Attempt is one flow on its way to a server. It ends with Take, or with Abort, and must not be touched after either.
@@ -30,6 +33,7 @@ type Attempt struct {
 	life     uint32   // which use of this struct it is: what was asked for another must not touch it
 	slot     engine.Slot
 	client   netip.AddrPort
+	original netip.AddrPort // whom the client dialled
 	decision policy.Decision
 	dial     sock.Dial // the try under way
 	place    Server
@@ -43,17 +47,20 @@ type Attempt struct {
 	kept     bool // the socket being connected has the client's port
 	fell     bool // it has another, though the client's was wanted
 	freed    bool // the answer: the port is free
+	around   bool // the server would answer the client past us, so that this try has our own address
+	doubted  bool // this try finds out whether it would
+	header   config.ProxyHeader
+	want     pool.Want
 	tried    pool.Tried
+	waiter   pool.Waiter
+	grant    *pool.Endpoint // the place that was granted
 }
 
 // Handle takes an event of the slot that is not the client's: of the server's descriptor, a Timer, or an Again.
 func (a *Attempt) Handle(l *engine.Loop, ev engine.Event) Progress {
 	switch {
 	case ev&engine.Again != 0:
-		if a.stage != answered {
-			return Waiting
-		}
-		return a.again(l, a.freed)
+		return a.resume(l)
 	case ev&engine.Timer != 0:
 		return a.timer(l)
 	case a.stage != connecting:
@@ -74,15 +81,51 @@ func (a *Attempt) Handle(l *engine.Loop, ev engine.Event) Progress {
 	case a.fell:
 		a.dialer.Counters.PortFallbacks++
 	}
+	if a.around {
+		a.aroundKnown(l)
+	}
 	return Connected
 }
 
-// Take ends an attempt that is connected or broken: socket and place are the caller's from now on.
-func (a *Attempt) Take() (fd int, s Server) {
+// resume goes on after an answer from another goroutine.
+func (a *Attempt) resume(l *engine.Loop) Progress {
+	switch a.stage {
+	case answered:
+		return a.again(l, a.freed)
+	case granted:
+		if a.until != 0 {
+			a.until = l.Now() + int64(a.dialer.Connect) // the time in the queue is another's
+		}
+		return a.use(l, a.grant)
+	}
+	return Waiting
+}
+
+// Take ends an attempt that is connected or broken: socket and place are the caller's from now on. A PROXY header that the server is
+// to have is sent before; more says that the client's first bytes follow at once. sent says that something was.
+func (a *Attempt) Take(more bool) (fd int, s Server, sent bool) {
 	fd, s = int(a.fd), a.place
 	s.counters.Connections++
+	if a.header == config.ProxyHeaderV1 || a.header == config.ProxyHeaderV2 {
+		a.introduce(more)
+		sent = true
+	}
 	a.dialer.give(a)
-	return fd, s
+	return fd, s, sent
+}
+
+// introduce sends the header. A socket that has just been connected takes all of it; if not, no byte must follow.
+func (a *Attempt) introduce(more bool) {
+	var room [proxyproto.MaxWritten]byte
+	b := room[:0]
+	if a.header == config.ProxyHeaderV1 {
+		b = proxyproto.Append1(b, a.client, a.original)
+	} else {
+		b = proxyproto.Append2(b, a.client, a.original)
+	}
+	if n, _ := sock.Send(int(a.fd), b, more); n < len(b) {
+		sock.CloseWrite(int(a.fd))
+	}
 }
 
 // Abort ends an attempt that waits or has failed, and gives back what it had.
@@ -93,46 +136,103 @@ func (a *Attempt) Abort() {
 
 // drop gives up the try under way.
 func (a *Attempt) drop() {
-	if a.fd >= 0 {
-		sock.Reset(int(a.fd))
-		a.fd = -1
+	switch a.stage {
+	case queued:
+		a.decision.Pool.Leave(&a.waiter, false) // a place granted meanwhile is given back when the grant finds nobody
+	case granted:
+		if a.place.counters == nil {
+			a.grant.Release()
+		}
 	}
+	a.stage, a.grant = connecting, nil
+	a.closeSocket()
 	if a.place.counters != nil {
 		a.place.End()
 	}
 }
 
-// begin makes a try on a server that is chosen now.
-func (a *Attempt) begin(l *engine.Loop) Progress {
-	if kind, ok := a.choose(l); !ok {
-		return a.fail(kind)
+func (a *Attempt) closeSocket() {
+	if a.fd >= 0 {
+		sock.Reset(int(a.fd))
+		a.fd = -1
 	}
-	return a.reach(l, a.decision.Link)
 }
 
-// choose takes a place on a server.
-func (a *Attempt) choose(l *engine.Loop) (listen.Kind, bool) {
+// begin makes a try on a server that is chosen now.
+func (a *Attempt) begin(l *engine.Loop) Progress {
 	d := &a.decision
 	if d.Pool == nil {
 		a.place.counters = &a.dialer.elsewhere
 		a.dial.Server = d.Server
-	} else {
-		e := d.Pool.Pick(a.want(), &a.tried)
-		if e == nil {
-			return listen.NoDestination, false
-		}
-		a.tried.Add(e)
-		a.place = Server{e, e.Counters(l.Number())}
-		a.place.counters.Active++
-		a.dial.Server = e.Address()
+		return a.reach(l, d.Link)
 	}
-	return listen.Loop, !a.dialer.Own.Has(a.dial.Server)
+	e, outcome := d.Pool.Pick(&a.want, &a.tried)
+	switch outcome {
+	case pool.Full:
+		return a.wait(l)
+	case pool.NoServer:
+		return a.fail(listen.NoServer)
+	}
+	return a.use(l, e)
+}
+
+// wait waits in the pool's queue.
+func (a *Attempt) wait(l *engine.Loop) Progress {
+	p := a.decision.Pool
+	life := a.life
+	a.stage = queued
+	a.waiter = pool.Waiter{Want: &a.want, Tried: &a.tried, Grant: func(e *pool.Endpoint) {
+		l.Post(func() {
+			if a.life != life || a.stage != queued {
+				e.Release()
+				return
+			}
+			a.stage, a.grant = granted, e
+			if h := l.Handler(a.slot); h != nil {
+				h.Handle(l, engine.Again)
+			}
+		})
+	}}
+	if !p.Wait(&a.waiter) {
+		a.stage = connecting
+		return a.fail(listen.QueueFull)
+	}
+	a.due = l.Now() + int64(p.QueueTimeout())
+	l.SetTimer(a.slot, p.QueueTimeout())
+	return Waiting
+}
+
+// use makes a try on a server on which a place was taken.
+func (a *Attempt) use(l *engine.Loop, e *pool.Endpoint) Progress {
+	a.stage, a.grant = connecting, nil
+	a.tried.Add(e)
+	a.place = Server{e, e.Counters(l.Number())}
+	a.place.counters.Active++
+	a.dial.Server = e.Address()
+	a.header = e.Header()
+	a.around = a.decision.Source.IsValid() && a.dialer.Networks.around(a.client.Addr(), e.Address().Addr())
+	if a.around {
+		switch a.decision.Pool.SameNetwork() {
+		case config.SameNetworkRefuse:
+			a.place.counters.SameNetwork++
+			return a.fail(listen.SameNetwork)
+		case config.SameNetworkHeader:
+			a.header = config.ProxyHeaderV2
+		}
+	}
+	return a.reach(l, a.decision.Link)
 }
 
 // reach connects to the chosen server, over the link with that mark.
 func (a *Attempt) reach(l *engine.Loop, link uint32) Progress {
 	d := &a.decision
+	if a.dialer.Own.Has(a.dial.Server) {
+		return a.fail(listen.Loop)
+	}
 	a.dial.Source, a.dial.KeepPort, a.dial.Mark = d.Source, d.KeepPort, d.Mark|link
+	if a.around {
+		a.dial.Source, a.dial.KeepPort, a.dial.Mark = netip.AddrPort{}, false, d.PlainMark|link
+	}
 	a.fell = false
 	a.setTimer(l)
 	return a.connect(l, true)
@@ -178,6 +278,7 @@ func (a *Attempt) ask(l *engine.Loop) {
 
 // again tries once more with the client's port when that has been made free, and else with another if that will do.
 func (a *Attempt) again(l *engine.Loop, free bool) Progress {
+	a.stage = connecting
 	switch {
 	case free:
 		return a.connect(l, false)
@@ -190,120 +291,3 @@ func (a *Attempt) again(l *engine.Loop, free bool) Progress {
 }
 
 func taken(e syscall.Errno) bool { return e == syscall.EADDRNOTAVAIL || e == syscall.EADDRINUSE }
-
-// leastTry is what a try may take before another one is worth its cost: a SYN that is lost is sent again after a second.
-const leastTry = 1500 * time.Millisecond
-
-// setTimer sets the slot's timer for the end of this try. Tries that may follow get their share of the time.
-func (a *Attempt) setTimer(l *engine.Loop) {
-	a.due = a.until
-	if a.until == 0 {
-		return
-	}
-	left := time.Duration(a.until - l.Now())
-	if a.tries > 1 && a.more() {
-		left = min(left, max(left/time.Duration(a.tries), leastTry))
-		a.due = l.Now() + int64(left)
-	}
-	l.SetTimer(a.slot, left)
-}
-
-// more says whether there is another link or server to try.
-func (a *Attempt) more() bool {
-	if a.link < len(a.decision.Alternatives) {
-		return true
-	}
-	return a.decision.Pool != nil && a.decision.Pool.More(a.want(), &a.tried)
-}
-
-func (a *Attempt) want() *pool.Want {
-	return &pool.Want{Client: a.client.Addr(), SameFamily: a.decision.Source.IsValid()}
-}
-
-// timer looks whether the time is really over.
-func (a *Attempt) timer(l *engine.Loop) Progress {
-	if a.due == 0 {
-		return Waiting
-	}
-	if left := a.due - l.Now(); left > 0 {
-		l.SetTimer(a.slot, time.Duration(left))
-		return Waiting
-	}
-	return a.failed(l, syscall.ETIMEDOUT)
-}
-
-// failed makes the next try when one that failed with e leaves room for it, and else ends the attempt.
-func (a *Attempt) failed(l *engine.Loop, e syscall.Errno) Progress {
-	kind := kindOf(e)
-	a.Errno = e
-	a.count(kind)
-	late := a.until != 0 && l.Now() >= a.until
-	if a.tries--; a.tries <= 0 || late || kind == listen.Descriptors {
-		return a.fail(kind)
-	}
-	if a.fd >= 0 {
-		sock.Reset(int(a.fd))
-		a.fd = -1
-	}
-	if kind != listen.ConnectRefused && a.link < len(a.decision.Alternatives) { // who refuses has been reached: the link is good
-		link := a.decision.Alternatives[a.link]
-		a.link++
-		a.retry()
-		return a.reach(l, link)
-	}
-	if a.decision.Pool == nil {
-		return a.fail(kind)
-	}
-	former := a.place
-	a.place = Server{}
-	_, other := a.choose(l)
-	if former.counters != nil && other {
-		former.counters.Retries++
-	}
-	former.End()
-	if !other {
-		return a.fail(kind)
-	}
-	a.dialer.Counters.Retries++
-	a.link = 0
-	return a.reach(l, a.decision.Link)
-}
-
-// retry counts a further try on the same server.
-func (a *Attempt) retry() {
-	a.dialer.Counters.Retries++
-	a.place.counters.Retries++
-}
-
-// count counts what went wrong with the server.
-func (a *Attempt) count(kind listen.Kind) {
-	switch c := a.place.counters; kind {
-	case listen.ConnectRefused:
-		c.Refused++
-	case listen.ConnectTimeout:
-		c.TimedOut++
-	default:
-		c.Unreachable++
-	}
-}
-
-func (a *Attempt) fail(kind listen.Kind) Progress {
-	a.Kind = kind
-	a.drop()
-	return Failed
-}
-
-// kindOf says what a connect that failed counts as.
-func kindOf(e syscall.Errno) listen.Kind {
-	switch e {
-	case syscall.ECONNREFUSED:
-		return listen.ConnectRefused
-	case syscall.ETIMEDOUT:
-		return listen.ConnectTimeout
-	case syscall.EADDRNOTAVAIL, syscall.EADDRINUSE:
-		return listen.NoPort
-	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM:
-		return listen.Descriptors
-	}
-	return listen.ConnectOther
-}

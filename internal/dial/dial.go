@@ -29,6 +29,7 @@ type Options struct {
 	Counters *listen.Counters // of the listener on this loop
 	Own      *listen.Own      // where a connection would come back to us
 	Destroy  Destroy          // nil: nobody can
+	Networks *Networks        // whose servers answer whose clients directly; nil: none
 	Connect  time.Duration    // bounds all tries of one attempt together; 0: each takes as long as the kernel tries
 }
 
@@ -58,10 +59,14 @@ const (
 func (d *Dialer) Start(l *engine.Loop, s engine.Slot, tag uint8, f *listen.Flow, decision *policy.Decision) (*Attempt, Progress) {
 	a := d.take()
 	a.slot, a.tag, a.fd = s, tag, -1
-	a.client, a.decision = f.Client, *decision
+	a.client, a.original, a.decision = f.Client, f.Original, *decision
 	a.tries = 1 + len(decision.Alternatives)
 	if decision.Pool != nil {
+		a.want = a.wanted()
 		a.tries += decision.Pool.Retries()
+		if a.canDoubt() {
+			a.tries++
+		}
 	}
 	if d.Connect > 0 {
 		a.until = l.Now() + int64(d.Connect)

@@ -53,7 +53,7 @@ func (o *owner) progress(_ *engine.Loop, p dial.Progress) {
 	case dial.Failed:
 		o.attempt.Abort()
 	default:
-		fd, place := o.attempt.Take()
+		fd, place, _ := o.attempt.Take(false)
 		if e := place.Endpoint(); e != nil {
 			r.remote = e.Address().String()
 		}
@@ -115,11 +115,11 @@ func (r *rig) dial(t *testing.T, f listen.Flow, d policy.Decision) result {
 }
 
 func poolOf(servers ...string) *pool.Pool {
-	c := &config.Pool{Name: "pool"}
+	c := &config.Pool{Name: "pool", Retries: 2}
 	for _, s := range servers {
 		c.Servers = append(c.Servers, config.Server{Address: addr(s)})
 	}
-	return pool.New(c, 1)
+	return pool.New(c, 1, nil)
 }
 
 // server listens until the test ends.
@@ -208,8 +208,9 @@ func TestAllRefuse(t *testing.T) {
 func TestTimedOutGoesElsewhere(t *testing.T) {
 	r := newRig(t, dial.Options{Connect: 3 * time.Second})
 	good := server(t, "127.0.0.1:0")
+	p := poolOf(deaf(t), good)
 	begin := time.Now()
-	got := r.dial(t, listen.Flow{}, policy.Decision{Pool: poolOf(deaf(t), good)})
+	got := r.dial(t, listen.Flow{}, policy.Decision{Pool: p})
 	if got.progress != dial.Connected || got.remote != good {
 		t.Errorf("%+v, want %s", got, good)
 	}
@@ -221,8 +222,9 @@ func TestTimedOutGoesElsewhere(t *testing.T) {
 // A single server gets all of the time.
 func TestTimeoutOfOne(t *testing.T) {
 	r := newRig(t, dial.Options{Connect: 400 * time.Millisecond})
+	p := poolOf(deaf(t))
 	begin := time.Now()
-	got := r.dial(t, listen.Flow{}, policy.Decision{Pool: poolOf(deaf(t))})
+	got := r.dial(t, listen.Flow{}, policy.Decision{Pool: p})
 	if took := time.Since(begin); got.kind != listen.ConnectTimeout || took < 350*time.Millisecond || took > time.Second {
 		t.Errorf("%+v after %v", got, took)
 	}
@@ -231,7 +233,7 @@ func TestTimeoutOfOne(t *testing.T) {
 func TestNoServerOfTheFamily(t *testing.T) {
 	r := newRig(t, dial.Options{})
 	got := r.dial(t, listen.Flow{Client: addr("[fd00::1]:4000")}, policy.Decision{Pool: poolOf("127.0.0.1:80"), Source: addr("[fd00::1]:4000")})
-	if got.progress != dial.Failed || got.kind != listen.NoDestination {
+	if got.progress != dial.Failed || got.kind != listen.NoServer {
 		t.Errorf("%+v", got)
 	}
 }
@@ -307,7 +309,7 @@ func TestNoAllocation(t *testing.T) {
 	if n := <-done; n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if e := p.Pick(&pool.Want{}, &pool.Tried{}); e.Active() != 1 {
+	if e, _ := p.Pick(&pool.Want{}, &pool.Tried{}); e.Active() != 1 {
 		t.Errorf("%d places are taken at the end, want only the one taken now", e.Active())
 	}
 }

@@ -13,6 +13,8 @@ var errorKinds = []string{
 	control.ErrorConnectRefused, control.ErrorConnectTimeout, control.ErrorConnectOther, control.ErrorNoPort, control.ErrorClientReset,
 	control.ErrorServerReset, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
 	control.ErrorLoop, control.ErrorNoDestination, control.ErrorDescriptors, control.ErrorInternal,
+	control.ErrorClientLost, control.ErrorServerLost, control.ErrorNoServer, control.ErrorQueueFull, control.ErrorQueueTimeout,
+	control.ErrorSameNetwork, control.ErrorProxyHeader,
 }
 
 // add takes in the last counters of a worker that has ended.

@@ -55,6 +55,11 @@ const (
 	NoDestination
 	Descriptors
 	Internal
+	NoServer
+	QueueFull
+	QueueTimeout
+	SameNetwork
+	ProxyHeader
 	Kinds // how many there are
 )
 

@@ -17,6 +17,7 @@ type Decision struct {
 	KeepPort     bool           // the server sees the port of Source too
 	RequirePort  bool           // rather no connection than another port
 	Mark         uint32         // of the upstream socket, without the bits of a link
+	PlainMark    uint32         // the same of a socket that has the host's own address after all
 	Link         uint32         // the mark bits of the link to take; 0: the routing decides
 	Alternatives []uint32       // those of the links to try, in this order, when the server cannot be reached by Link
 }
@@ -28,6 +29,7 @@ type Rule struct {
 	keep   bool
 	must   bool
 	mark   uint32
+	plain  uint32
 }
 
 // New makes the rules of a configuration, by listener name. pools are its pools by name.
@@ -47,6 +49,7 @@ func New(c *config.Config, pools map[string]*pool.Pool) map[string]*Rule {
 			r.keep = r.must || n.SourcePort == config.SourcePortKeep
 		}
 		r.mark = mark(c.Kernel.Marks, r.keep, intercepting || r.client)
+		r.plain = mark(c.Kernel.Marks, false, intercepting || r.client)
 		rules[n.Name] = r
 	}
 	return rules
@@ -70,7 +73,7 @@ func mark(mask uint32, zone, transparent bool) uint32 {
 
 // Decide decides. When it is false the connection is to be refused, for the reason of the kind.
 func (r *Rule) Decide(f *listen.Flow) (Decision, listen.Kind, bool) {
-	d := Decision{Pool: r.pool, Server: f.Original, Mark: r.mark}
+	d := Decision{Pool: r.pool, Server: f.Original, Mark: r.mark, PlainMark: r.plain}
 	if r.client {
 		d.Source, d.KeepPort, d.RequirePort = f.Client, r.keep, r.must
 	}

@@ -14,7 +14,7 @@ import (
 var addr = netip.MustParseAddrPort
 
 func TestDecide(t *testing.T) {
-	four := pool.New(&config.Pool{Name: "four", Servers: []config.Server{{Address: addr("10.0.2.2:80")}}}, 1)
+	four := pool.New(&config.Pool{Name: "four", Servers: []config.Server{{Address: addr("10.0.2.2:80")}}}, 1, nil)
 	intercept := &config.Intercept{Method: config.MethodTProxy}
 	const upstream, zone = 0x20000000, 0x40000000
 	for _, test := range []struct {
@@ -27,15 +27,15 @@ func TestDecide(t *testing.T) {
 		{name: "explicit", alone: true, listener: config.Listener{Pool: "four", Source: config.SourceProxy},
 			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000")}},
 		{name: "explicit beside an intercepting one", listener: config.Listener{Pool: "four", Source: config.SourceProxy},
-			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000"), Mark: upstream}},
+			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000"), Mark: upstream, PlainMark: upstream}},
 		{name: "outbound", alone: true, listener: config.Listener{Pool: "four", Source: config.SourceClient, SourcePort: config.SourcePortAny},
-			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000"), Source: addr("10.0.1.2:4000"), Mark: upstream}},
+			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000"), Source: addr("10.0.1.2:4000"), Mark: upstream, PlainMark: upstream}},
 		{name: "inbound", listener: config.Listener{Intercept: intercept, Source: config.SourceProxy},
-			client: "10.0.1.2:4000", target: "192.0.2.7:443", want: policy.Decision{Server: addr("192.0.2.7:443"), Mark: upstream}},
+			client: "10.0.1.2:4000", target: "192.0.2.7:443", want: policy.Decision{Server: addr("192.0.2.7:443"), Mark: upstream, PlainMark: upstream}},
 		{name: "full, keep", listener: config.Listener{Intercept: intercept, Source: config.SourceClient, SourcePort: config.SourcePortKeep},
-			client: "10.0.1.2:4000", target: "192.0.2.7:443", want: policy.Decision{Server: addr("192.0.2.7:443"), Source: addr("10.0.1.2:4000"), KeepPort: true, Mark: upstream | zone}},
+			client: "10.0.1.2:4000", target: "192.0.2.7:443", want: policy.Decision{Server: addr("192.0.2.7:443"), Source: addr("10.0.1.2:4000"), KeepPort: true, Mark: upstream | zone, PlainMark: upstream}},
 		{name: "full, require", listener: config.Listener{Intercept: intercept, Source: config.SourceClient, SourcePort: config.SourcePortRequire},
-			client: "[fd00:1::2]:4000", target: "[fd00:2::2]:443", want: policy.Decision{Server: addr("[fd00:2::2]:443"), Source: addr("[fd00:1::2]:4000"), KeepPort: true, RequirePort: true, Mark: upstream | zone}},
+			client: "[fd00:1::2]:4000", target: "[fd00:2::2]:443", want: policy.Decision{Server: addr("[fd00:2::2]:443"), Source: addr("[fd00:1::2]:4000"), KeepPort: true, RequirePort: true, Mark: upstream | zone, PlainMark: upstream}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.listener.Name = "l"

@@ -3,23 +3,48 @@ package pool
 import (
 	"net/netip"
 	"sync/atomic"
+
+	"salp/internal/config"
 )
 
 // Endpoint is one address of a server of a pool.
 type Endpoint struct {
+	pool     *Pool
+	server   string
 	address  netip.AddrPort
-	active   atomic.Int64
+	header   config.ProxyHeader
+	id       uint32   // what the table of stickiness knows it by
+	seed     uint64   // of its hashes
 	counters []padded // by loop
+
+	_         [64]byte // what follows is written by all loops
+	active    atomic.Int64
+	elsewhere atomic.Int64 // the same in other workers, as the keeper last told it
+	_         [48]byte
 }
+
+// Server is the name of the server in the configuration.
+func (e *Endpoint) Server() string { return e.server }
 
 // Address is where to connect to.
 func (e *Endpoint) Address() netip.AddrPort { return e.address }
 
+// Header is the version of the PROXY protocol that is spoken to the server.
+func (e *Endpoint) Header() config.ProxyHeader { return e.header }
+
 // Active is how many places are taken now.
 func (e *Endpoint) Active() int64 { return e.active.Load() }
 
-// Release gives a place back that Pick gave.
-func (e *Endpoint) Release() { e.active.Add(-1) }
+// Release gives a place back that Pick gave, and lets one that waits have it.
+func (e *Endpoint) Release() {
+	e.active.Add(-1)
+	if e.pool.queue.length.Load() > 0 {
+		e.pool.queue.serve(e.pool)
+	}
+}
+
+// Usable says whether a connection to the server that is idle may be used for another request.
+func (e *Endpoint) Usable() bool { return e.pool.current.Load().sticky[e.id] != nil }
 
 // Counters are the server's on the loop with that number, to be touched only there.
 func (e *Endpoint) Counters(loop int) *Counters { return &e.counters[loop].Counters }
@@ -33,8 +58,10 @@ type Counters struct {
 	Refused     uint64 // connects that the server refused
 	TimedOut    uint64 // connects that it did not answer
 	Unreachable uint64 // connects that failed otherwise
-	Resets      uint64 // established connections that the server reset, or that the kernel gave up on
+	Resets      uint64 // established connections that the server reset
+	Lost        uint64 // established connections that the kernel gave up on
 	Retries     uint64 // connects that failed and were made again, here or on another server
+	SameNetwork uint64 // connections whose client is in the server's own network
 }
 
 // Add adds other to c.
@@ -47,11 +74,13 @@ func (c *Counters) Add(other *Counters) {
 	c.TimedOut += other.TimedOut
 	c.Unreachable += other.Unreachable
 	c.Resets += other.Resets
+	c.Lost += other.Lost
 	c.Retries += other.Retries
+	c.SameNetwork += other.SameNetwork
 }
 
 // padded keeps the counters of one loop off the cache lines of another's.
 type padded struct {
 	Counters
-	_ [56]byte
+	_ [64]byte
 }

@@ -15,14 +15,14 @@ func of(addrs ...string) *pool.Pool {
 	for _, a := range addrs {
 		c.Servers = append(c.Servers, config.Server{Address: netip.MustParseAddrPort(a)})
 	}
-	return pool.New(c, 4)
+	return pool.New(c, 4, nil)
 }
 
 func TestRoundRobin(t *testing.T) {
 	p := of("10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80")
 	var got []string
 	for range 5 {
-		e := p.Pick(&pool.Want{}, &pool.Tried{})
+		e, _ := p.Pick(&pool.Want{}, &pool.Tried{})
 		if e == nil {
 			t.Fatal("no server")
 		}
@@ -40,12 +40,12 @@ func TestFamily(t *testing.T) {
 		{"10.9.9.9", "10.0.0.1:80"}, {"10.9.9.9", "10.0.0.2:80"}, {"10.9.9.9", "10.0.0.1:80"},
 		{"fd00::9", "[fd00::1]:80"}, {"fd00::9", "[fd00::1]:80"},
 	} {
-		e := p.Pick(&pool.Want{Client: netip.MustParseAddr(test.client), SameFamily: true}, &pool.Tried{})
+		e, _ := p.Pick(&pool.Want{Client: netip.MustParseAddr(test.client), SameFamily: true}, &pool.Tried{})
 		if e == nil || e.Address().String() != test.want {
 			t.Errorf("for %s: %v, want %s", test.client, e, test.want)
 		}
 	}
-	if e := of("10.0.0.1:80").Pick(&pool.Want{Client: netip.MustParseAddr("fd00::9"), SameFamily: true}, &pool.Tried{}); e != nil {
+	if e, _ := of("10.0.0.1:80").Pick(&pool.Want{Client: netip.MustParseAddr("fd00::9"), SameFamily: true}, &pool.Tried{}); e != nil {
 		t.Errorf("an IPv6 client got %s", e.Address())
 	}
 }
@@ -59,7 +59,7 @@ func TestFairAcrossLoops(t *testing.T) {
 	for range 3 {
 		wait.Go(func() {
 			for range 1000 {
-				e := p.Pick(&pool.Want{}, &pool.Tried{})
+				e, _ := p.Pick(&pool.Want{}, &pool.Tried{})
 				mutex.Lock()
 				count[e.Address()]++
 				mutex.Unlock()

@@ -92,18 +92,19 @@ func (c *conn) early(l *engine.Loop, ev engine.Event) {
 		c.fail(l, c.attempt.Kind)
 	case dial.Broken:
 		e := c.attempt.Errno
-		c.take()
+		c.take(false)
 		c.broken(l, server, e)
 	case dial.Connected:
-		c.take()
+		c.take(c.dir[client].readable)
 		c.opened(l, ev)
 	}
 }
 
-// take takes the connected socket over.
-func (c *conn) take() {
-	fd, place := c.attempt.Take()
+// take takes the connected socket over. more says that the client has sent something already.
+func (c *conn) take(more bool) {
+	fd, place, sent := c.attempt.Take(more)
 	c.fd[server], c.place, c.attempt = int32(fd), place, nil
+	c.dir[client].sent = sent
 }
 
 // opened begins to carry, with what has come in by now. ev is the event of the server's socket that said it is connected.
@@ -162,9 +163,11 @@ func (c *conn) broken(l *engine.Loop, side int, e syscall.Errno) {
 	kind := listen.ClientReset
 	switch gone := e == syscall.ECONNRESET || e == syscall.EPIPE; {
 	case side == server:
-		c.place.Counters().Resets++
-		if kind = listen.ServerReset; !gone {
+		if kind = listen.ServerReset; gone {
+			c.place.Counters().Resets++
+		} else {
 			kind = listen.ServerLost
+			c.place.Counters().Lost++
 		}
 	case !gone:
 		kind = listen.ClientLost

@@ -81,7 +81,7 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 	}
 	g.addr = addr.String()
 	own := listen.NewOwn([]netip.AddrPort{addr})
-	g.pool = pool.New(servers, len(g.engine.Loops()))
+	g.pool = pool.New(servers, len(g.engine.Loops()), nil)
 	rule := policy.New(cfg, map[string]*pool.Pool{"pool": g.pool})["test"]
 	for i, l := range g.engine.Loops() {
 		c := &listen.Counters{}

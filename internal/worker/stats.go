@@ -23,6 +23,11 @@ var kinds = [listen.Kinds]string{
 	listen.NoDestination:  control.ErrorNoDestination,
 	listen.Descriptors:    control.ErrorDescriptors,
 	listen.Internal:       control.ErrorInternal,
+	listen.NoServer:       control.ErrorNoServer,
+	listen.QueueFull:      control.ErrorQueueFull,
+	listen.QueueTimeout:   control.ErrorQueueTimeout,
+	listen.SameNetwork:    control.ErrorSameNetwork,
+	listen.ProxyHeader:    control.ErrorProxyHeader,
 }
 
 // stats are the counters of all loops in the keeper's words.

@@ -52,7 +52,7 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy di
 	w.setLocal(log)
 	pools := make(map[string]*pool.Pool)
 	for _, p := range cfg.Pools {
-		pools[p.Name] = pool.New(p, len(e.Loops()))
+		pools[p.Name] = pool.New(p, len(e.Loops()), nil)
 	}
 	rules := policy.New(cfg, pools)
 	for _, n := range cfg.Listeners {
