@@ -25,6 +25,8 @@ type Message struct {
 	Drain     *Drain     `json:"drain,omitempty"`
 	Destroyed *Destroyed `json:"destroyed,omitempty"`
 	Pools     *Pools     `json:"pools,omitempty"`
+	Table     *Table     `json:"table,omitempty"`
+	Elsewhere *Elsewhere `json:"elsewhere,omitempty"`
 	Watch     *Watch     `json:"watch,omitempty"` // to the monitor
 	Call      *Call      `json:"call,omitempty"`  // to the monitor
 	// From the worker; Ready and Beat from the monitor too.

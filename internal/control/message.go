@@ -11,7 +11,7 @@ func (m *Message) kind() string {
 	}{
 		{"sockets", m.Sockets != nil}, {"start", m.Start != nil}, {"drain", m.Drain != nil}, {"destroyed", m.Destroyed != nil},
 		{"ready", m.Ready != nil}, {"beat", m.Beat != nil}, {"destroy", m.Destroy != nil}, {"draining", m.Draining != nil}, {"bye", m.Bye != nil},
-		{"pools", m.Pools != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
+		{"pools", m.Pools != nil}, {"table", m.Table != nil}, {"elsewhere", m.Elsewhere != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
 	} {
 		if field.set {
 			kind = field.name
@@ -30,6 +30,11 @@ func (m *Message) check(descriptors int) error {
 	case m.Sockets != nil:
 		if descriptors == 0 || m.Sockets.Listener == "" || !m.Sockets.Address.IsValid() {
 			return fmt.Errorf("control: sockets of listener %q at %v with %d descriptors", m.Sockets.Listener, m.Sockets.Address, descriptors)
+		}
+		return nil
+	case m.Table != nil:
+		if descriptors != 1 && descriptors != 2 || m.Table.Pool == "" {
+			return fmt.Errorf("control: table of pool %q with %d descriptors", m.Table.Pool, descriptors)
 		}
 		return nil
 	case m.Start != nil:

@@ -44,6 +44,8 @@ type ServerStats struct {
 	Retries     uint64         `json:"retries"`   // connects that failed here and went on to another server
 	BytesIn     uint64         `json:"bytes_in"`  // to the server
 	BytesOut    uint64         `json:"bytes_out"` // from the server
+	// SameNetwork are connections with Salp's own address because the server would have answered the client directly, and those refused for it.
+	SameNetwork uint64 `json:"same_network,omitempty"`
 	// Errors are by kind: ErrorConnectRefused, ErrorConnectTimeout, ErrorConnectOther, ErrorServerReset, ErrorServerLost. Passive checks
 	// count them.
 	Errors map[string]uint64 `json:"errors,omitempty"`

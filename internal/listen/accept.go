@@ -111,7 +111,21 @@ func (a *Acceptor) resume(l *engine.Loop) {
 
 func (a *Acceptor) take(l *engine.Loop, fd int, client netip.AddrPort) {
 	a.counters.Accepted++
-	lease, kind, ok := a.listener.admit(client.Addr())
+	proxied := false // whose client is known only when its header is
+	if p := a.listener.proxy; p != nil {
+		proxied = believed(p, client.Addr())
+		if !proxied && p.Required {
+			a.refuse(fd, ProxyHeader)
+			return
+		}
+	}
+	var lease *Lease
+	kind, ok := LimitListener, false
+	if proxied {
+		ok = a.listener.admitOne()
+	} else {
+		lease, kind, ok = a.listener.admit(client.Addr())
+	}
 	if !ok {
 		a.refuse(fd, kind)
 		return
@@ -123,7 +137,11 @@ func (a *Acceptor) take(l *engine.Loop, fd int, client netip.AddrPort) {
 		return
 	}
 	a.counters.Active++
-	a.flow = Flow{Client: client, Original: original, Lease: lease}
+	a.flow = Flow{Client: client, Peer: client, Original: original, Lease: lease}
+	if proxied {
+		a.introduce(l, fd, &a.flow)
+		return
+	}
 	a.server.Serve(l, fd, &a.flow)
 }
 

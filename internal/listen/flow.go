@@ -15,6 +15,7 @@ import (
 // Flow is a connection that was accepted.
 type Flow struct {
 	Client   netip.AddrPort
+	Peer     netip.AddrPort // who made the connection: the client, or the proxy in front that told who that is
 	Original netip.AddrPort // where the client wanted to go; the listener's own address when it dialled the proxy
 	Lease    *Lease         // its place in the limit per client; nil when there is none
 }

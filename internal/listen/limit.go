@@ -19,11 +19,12 @@ type Listener struct {
 
 	active  atomic.Int64 // only kept when there is a limit
 	clients *clients     // nil without a limit per client
+	proxy   *config.ProxyProtocol
 }
 
 // NewListener makes a listener from its configuration.
 func NewListener(c *config.Listener) *Listener {
-	n := &Listener{Name: c.Name, Method: MethodOf(c), connections: int64(c.Limits.Connections), perClient: int32(c.Limits.PerClient)}
+	n := &Listener{Name: c.Name, Method: MethodOf(c), connections: int64(c.Limits.Connections), perClient: int32(c.Limits.PerClient), proxy: c.ProxyProtocol}
 	if n.perClient > 0 {
 		n.clients = newClients()
 	}
@@ -32,16 +33,32 @@ func NewListener(c *config.Listener) *Listener {
 
 // admit takes a place in both limits, or says which of them is reached.
 func (n *Listener) admit(client netip.Addr) (*Lease, Kind, bool) {
-	if n.connections > 0 && n.active.Add(1) > n.connections {
-		n.active.Add(-1)
+	if !n.admitOne() {
 		return nil, LimitListener, false
 	}
+	lease, kind, ok := n.admitClient(client)
+	if !ok {
+		n.leave(nil)
+	}
+	return lease, kind, ok
+}
+
+// admitOne takes a place in the listener's limit alone.
+func (n *Listener) admitOne() bool {
+	if n.connections > 0 && n.active.Add(1) > n.connections {
+		n.active.Add(-1)
+		return false
+	}
+	return true
+}
+
+// admitClient takes a place in the limit of the client alone.
+func (n *Listener) admitClient(client netip.Addr) (*Lease, Kind, bool) {
 	if n.clients == nil {
 		return nil, 0, true
 	}
 	lease := n.clients.take(client, n.perClient)
 	if lease == nil {
-		n.leave(nil)
 		return nil, LimitClient, false
 	}
 	return lease, 0, true

@@ -23,6 +23,15 @@ func Recv(fd int, b []byte) (int, syscall.Errno) {
 	return int(n), 0
 }
 
+// Peek reads what has arrived and leaves it in the socket (recv(2), MSG_PEEK).
+func Peek(fd int, b []byte) (int, syscall.Errno) {
+	n, _, e := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_PEEK, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
 // Send writes what the socket takes (send(2)). With more the kernel may hold the bytes back until the next call, which must
 // follow at once: a Send, a CloseWrite or a Close then shares their segment.
 func Send(fd int, b []byte, more bool) (int, syscall.Errno) {

@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"salp/internal/control"
-	"salp/internal/sock"
 )
 
 // socketGroup are the listening sockets of one address of one listener.
@@ -20,7 +19,9 @@ type socketGroup struct {
 // startOrder is Start with the text of the configuration.
 type startOrder struct {
 	control.Start
-	text []byte
+	text   []byte
+	memory memory
+	pools  *control.Pools // nil: the keeper knows nothing of them yet
 }
 
 // maxConfig bounds the configuration's text in bytes.
@@ -29,6 +30,7 @@ const maxConfig = 16 << 20
 // receiveStart takes sockets until the keeper says Start.
 func receiveStart(conn *control.Conn, log *slog.Logger) ([]socketGroup, startOrder, error) {
 	var groups []socketGroup
+	order := startOrder{memory: memory{}}
 	for {
 		m, fds, err := conn.Receive()
 		switch {
@@ -43,7 +45,12 @@ func receiveStart(conn *control.Conn, log *slog.Logger) ([]socketGroup, startOrd
 				closeGroups(groups)
 				return nil, startOrder{}, err
 			}
-			return groups, startOrder{*m.Start, text}, nil
+			order.Start, order.text = *m.Start, text
+			return groups, order, nil
+		case m.Table != nil:
+			order.memory.open(m.Table, fds, log)
+		case m.Pools != nil:
+			order.pools = m.Pools
 		default:
 			log.Warn("the keeper sent something else before Start")
 			closeFDs(fds)
@@ -69,11 +76,5 @@ func readText(fds []int) ([]byte, error) {
 func closeGroups(groups []socketGroup) {
 	for _, g := range groups {
 		closeFDs(g.fds)
-	}
-}
-
-func closeFDs(fds []int) {
-	for _, fd := range fds {
-		sock.Close(fd)
 	}
 }

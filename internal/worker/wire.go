@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"salp/internal/config"
 	"salp/internal/dial"
@@ -21,8 +19,12 @@ import (
 
 // wiring is the byte path: for every loop and listener a relay with its counters, and an acceptor for each listening socket.
 type wiring struct {
+	cfg       *config.Config
 	engine    *engine.Engine
 	own       *listen.Own
+	networks  *dial.Networks
+	clients   bool // some server is shown the client's address
+	pools     map[string]*pool.Pool
 	listeners []*listen.Listener
 	loops     []*loopWiring // by loop number
 }
@@ -42,19 +44,21 @@ type listening struct {
 	listener int // index of wiring.listeners
 }
 
-func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy dial.Destroy, log *slog.Logger) *wiring {
-	w := &wiring{engine: e}
+func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, destroy dial.Destroy, log *slog.Logger) *wiring {
+	w := &wiring{cfg: cfg, engine: e, networks: &dial.Networks{}, pools: makePools(cfg, len(e.Loops()), m)}
+	w.networks.Learned = func(client netip.Prefix, server netip.Addr) {
+		log.Warn("a server does not answer clients through this machine; for a minute its connections for them have same_network's address", "clients", client, "server", server)
+	}
+	for _, n := range cfg.Listeners {
+		w.clients = w.clients || n.Source == config.SourceClient
+	}
 	var addresses []netip.AddrPort
 	for _, g := range groups {
 		addresses = append(addresses, g.Address)
 	}
 	w.own = listen.NewOwn(addresses)
 	w.setLocal(log)
-	pools := make(map[string]*pool.Pool)
-	for _, p := range cfg.Pools {
-		pools[p.Name] = pool.New(p, len(e.Loops()), nil)
-	}
-	rules := policy.New(cfg, pools)
+	rules := policy.New(cfg, w.pools)
 	for _, n := range cfg.Listeners {
 		w.listeners = append(w.listeners, listen.NewListener(n))
 	}
@@ -63,7 +67,7 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, destroy di
 		for i, n := range cfg.Listeners {
 			c := &listen.Counters{}
 			lw.counters = append(lw.counters, c)
-			d := dial.New(dial.Options{Counters: c, Own: w.own, Destroy: destroy, Connect: n.Timeouts.Connect})
+			d := dial.New(dial.Options{Counters: c, Own: w.own, Networks: w.networks, Destroy: destroy, Connect: n.Timeouts.Connect})
 			lw.relays = append(lw.relays, relay.New(n, w.listeners[i], c, rules[n.Name], d))
 		}
 		w.loops = append(w.loops, lw)
@@ -172,7 +176,7 @@ func (w *wiring) abort(done <-chan struct{}) (int, error) {
 	cut := make([]int, len(w.loops))
 	err := w.engine.Collect(done, func(l *engine.Loop) {
 		l.Each(func(h engine.Handler) {
-			if relay.Abort(l, h) {
+			if relay.Abort(l, h) || listen.Abort(l, h) {
 				cut[l.Number()]++
 			}
 		})
@@ -185,44 +189,4 @@ func (w *wiring) abort(done <-chan struct{}) (int, error) {
 		total += n
 	}
 	return total, nil
-}
-
-// localEvery is how often the host's addresses are read again.
-const localEvery = 5 * time.Second
-
-// watchLocal keeps the loop guard's knowledge of the host's addresses fresh, where it needs any.
-func (w *wiring) watchLocal(stop <-chan struct{}, log *slog.Logger) {
-	if !w.own.NeedsLocal() {
-		return
-	}
-	go func() {
-		tick := time.NewTicker(localEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				w.setLocal(log)
-			case <-stop:
-				return
-			}
-		}
-	}()
-}
-
-func (w *wiring) setLocal(log *slog.Logger) {
-	if !w.own.NeedsLocal() {
-		return
-	}
-	found, err := net.InterfaceAddrs()
-	if err != nil {
-		log.Warn("the loop guard cannot read the host's addresses", "error", err)
-		return
-	}
-	var addrs []netip.Addr
-	for _, a := range found {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			addrs = append(addrs, p.Addr())
-		}
-	}
-	w.own.SetLocal(addrs)
 }

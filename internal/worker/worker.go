@@ -82,7 +82,10 @@ func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log 
 		messages: make(chan control.Message), ended: make(chan struct{}),
 	}
 	w.destroyer = newDestroyer(conn.Send)
-	w.wiring = wire(cfg, e, sockets, w.destroyer.destroy, log)
+	w.wiring = wire(cfg, e, sockets, start.memory, w.destroyer.destroy, log)
+	if start.pools != nil {
+		w.wiring.setPools(start.pools, time.Now())
+	}
 	return w, nil
 }
 
@@ -149,12 +152,14 @@ func (w *worker) lost(err error) error {
 // beat tells the keeper that all loops turn, by having them hand over their counters. While one does not, it waits, and says nothing.
 func (w *worker) beat() error {
 	slow := time.AfterFunc(slowTurn, func() { w.log.Warn("an event loop does not turn", "for", slowTurn) })
+	w.wiring.tick(time.Now())
 	stats, err := w.wiring.stats(w.ended)
+	servers, pools, err2 := w.wiring.poolStats(w.ended)
 	slow.Stop()
-	if err != nil {
+	if err := errors.Join(err, err2); err != nil {
 		return err
 	}
-	if err := w.conn.Send(control.Message{Beat: &control.Beat{Stats: stats}}); err != nil {
+	if err := w.conn.Send(control.Message{Beat: &control.Beat{Stats: stats, Servers: servers, Pools: pools}}); err != nil {
 		w.log.Debug("the keeper does not take a Beat", "error", err)
 	}
 	return nil
@@ -212,16 +217,17 @@ func (w *worker) cut() int {
 
 func (w *worker) bye(cut int) error {
 	stats, err := w.wiring.stats(w.ended)
-	if err != nil {
+	servers, pools, err2 := w.wiring.poolStats(w.ended)
+	if err := errors.Join(err, err2); err != nil {
 		return w.lost(err)
 	}
-	if err := w.conn.Send(control.Message{Bye: &control.Bye{Stats: stats, Cut: cut}}); err != nil {
+	if err := w.conn.Send(control.Message{Bye: &control.Bye{Stats: stats, Servers: servers, Pools: pools, Cut: cut}}); err != nil {
 		w.log.Debug("the keeper does not take Bye", "error", err)
 	}
 	return nil
 }
 
-// receive takes the keeper's messages. Answers to Destroy go straight to who waits for them.
+// receive takes the keeper's messages. Those that no loop has to act on go straight to whom they concern.
 func (w *worker) receive(stop <-chan struct{}) {
 	defer close(w.messages)
 	for {
@@ -235,8 +241,15 @@ func (w *worker) receive(stop <-chan struct{}) {
 		for _, fd := range fds {
 			os.NewFile(uintptr(fd), "unwanted").Close()
 		}
-		if m.Destroyed != nil {
+		switch {
+		case m.Destroyed != nil:
 			w.destroyer.destroyed(m.Destroyed)
+			continue
+		case m.Pools != nil:
+			w.wiring.setPools(m.Pools, time.Now())
+			continue
+		case m.Elsewhere != nil:
+			w.wiring.setElsewhere(m.Elsewhere)
 			continue
 		}
 		select {
