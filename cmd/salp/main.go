@@ -97,6 +97,7 @@ Start with 'sudo salp demo': it shows the whole in private network namespaces an
 	root.AddCommand(
 		newRunCommand(env),
 		newWorkerCommand(env),
+		newMonitorCommand(env),
 		newCheckCommand(env),
 		newPlanCommand(env),
 		newExplainCommand(env),

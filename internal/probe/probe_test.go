@@ -222,7 +222,7 @@ func TestTLS(t *testing.T) {
 		{"over it HTTP", at, TLS{}, &HTTP{Body: "ok"}, "", ""},
 		{"no TLS", serve(t, says("220 mx.test ESMTP\r\n")), TLS{}, nil, "-", "TLS: first record does not look like a TLS handshake"},
 		{"silent", serve(t, says("")), TLS{}, nil, "-", "no answer within"},
-		{"ends", serve(t, func(net.Conn) {}), TLS{}, nil, "-", "connection "},
+		{"ends", serve(t, func(net.Conn) {}), TLS{}, nil, "-", "connection"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			check(t, Run(t.Context(), &Spec{Target: c.at, Timeout: patience(c.want), TLS: &c.tls, HTTP: c.http}), c.want)

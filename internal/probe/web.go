@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -38,6 +39,9 @@ func (s *Spec) handshake(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	if err := secure.HandshakeContext(ctx); err != nil {
 		if timedOut(ctx, err) || isNetwork(err) {
 			return conn, err
+		}
+		if errors.Is(err, io.EOF) {
+			return conn, errors.New("the server ended the connection during the TLS handshake")
 		}
 		return conn, fmt.Errorf("TLS: %s", strings.TrimPrefix(err.Error(), "tls: "))
 	}
