@@ -22,6 +22,9 @@ func Load(job Job, in io.Reader, out io.Writer) error {
 	runtime.GOMAXPROCS(job.Loops + 2)
 	debug.SetGCPercent(-1) // the loops allocate next to nothing, and a collection would wait for their system calls
 	c := &client{job: job, started: time.Now(), ready: make(chan struct{}, job.Loops), fault: make(chan error, job.Loops+1)}
+	if job.HTTP {
+		c.request = appendRequest(nil, job.Target.String(), job.Response, job.Reconnect, job.Request)
+	}
 	for i := range job.Loops {
 		l, err := newClientLoop(c, share(job.Connections, job.Loops, i), i)
 		if err != nil {
@@ -41,6 +44,7 @@ func share(n, parts, i int) int { return (n + parts - 1 - i) / parts }
 
 type client struct {
 	job     Job
+	request []byte // HTTP: what every request is
 	started time.Time
 	loops   []*clientLoop
 	ready   chan struct{}
@@ -95,6 +99,8 @@ type clientConn struct {
 	asked   bool
 	greeted bool // it, or the one before it in its place, has had an answer
 	left    int64
+	heading bool // HTTP: the head of the response is not complete
+	head    head
 }
 
 func newClientLoop(c *client, wanted, number int) (*clientLoop, error) {
@@ -199,8 +205,12 @@ func (l *clientLoop) step(c *clientConn, events uint32) error {
 		if errno != 0 {
 			return l.again(c, "waiting for the response", errno)
 		}
-		c.left -= int64(n)
 		l.bytes.Add(int64(n))
+		if !l.client.job.HTTP {
+			c.left -= int64(n)
+		} else if err := c.takeHTTP(l.buf[:n]); err != nil {
+			return l.again(c, "reading the response", err)
+		}
 		if n < len(l.buf) || c.left <= 0 { // there is no more (epoll(7), question 9)
 			return l.progress(c, n == 0 || events&syscall.EPOLLRDHUP != 0 && c.left == 0)
 		}
@@ -220,16 +230,21 @@ func (l *clientLoop) begin(c *clientConn) error {
 
 func (l *clientLoop) ask(c *clientConn) error {
 	job := &l.client.job
-	head := header{uint32(job.Request), job.Response, job.Reconnect}.encode()
-	copy(l.buf, head[:])
-	n, errno := send(c.fd, l.buf[:job.Request])
+	request := l.client.request
+	if !job.HTTP {
+		head := header{uint32(job.Request), job.Response, job.Reconnect}.encode()
+		copy(l.buf, head[:])
+		request = l.buf[:job.Request]
+	}
+	n, errno := send(c.fd, request)
 	if errno != 0 {
 		return errno
 	}
-	if n != job.Request {
+	if n != len(request) {
 		return fmt.Errorf("only %d bytes of the request were taken", n)
 	}
 	c.asked, c.left = true, job.Response
+	c.heading, c.head.got = job.HTTP, c.head.got[:0]
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -31,9 +32,10 @@ func Serve(at netip.AddrPort, loops int, in io.Reader, out io.Writer) error {
 }
 
 type server struct {
-	mu    sync.Mutex
-	seen  map[netip.Addr]int64
-	fault chan error // what ends it: a loop's error, or nil
+	mu       sync.Mutex
+	seen     map[netip.Addr]int64
+	requests atomic.Int64 // HTTP
+	fault    chan error   // what ends it: a loop's error, or nil
 }
 
 func (s *server) answer(in io.Reader, out io.Writer) {
@@ -50,7 +52,7 @@ func (s *server) answer(in io.Reader, out io.Writer) {
 func (s *server) report() Seen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	seen := Seen{Addresses: map[string]int64{}}
+	seen := Seen{Addresses: map[string]int64{}, Requests: s.requests.Load()}
 	for a, n := range s.seen {
 		seen.Addresses[a.String()] = n
 	}
@@ -86,6 +88,9 @@ type serverConn struct {
 	owed    int64
 	last    bool
 	waiting bool // for room to send
+	http    bool // its first byte was none of ours
+	request head
+	out     []byte // HTTP: the head of the response, what is left of it to send
 }
 
 func newServerLoop(s *server, at netip.AddrPort) (*serverLoop, error) {
@@ -153,6 +158,9 @@ func (l *serverLoop) read(c *serverConn) bool {
 	if n == 0 {
 		return false
 	}
+	if c.http = c.http || c.got == 0 && l.buf[0] != magic; c.http {
+		return l.readHTTP(c, l.buf[:n]) && l.flush(c)
+	}
 	for b := l.buf[:n]; len(b) > 0; {
 		if c.got < HeaderSize {
 			k := copy(c.head[c.got:], b)
@@ -179,17 +187,21 @@ func (l *serverLoop) read(c *serverConn) bool {
 
 // flush sends one chunk of what is owed, and the rest when there is room: so that one stream does not starve the others.
 func (l *serverLoop) flush(c *serverConn) bool {
-	if c.owed > 0 {
+	if len(c.out) > 0 {
+		if !l.sendHTTP(c) {
+			return false
+		}
+	} else if c.owed > 0 {
 		n, errno := send(c.fd, l.buf[:min(c.owed, chunk)])
 		if errno != 0 && errno != syscall.EAGAIN {
 			return false
 		}
 		c.owed -= int64(n)
 	}
-	if c.owed == 0 && c.last {
+	if c.owed == 0 && len(c.out) == 0 && c.last {
 		return false
 	}
-	if waiting := c.owed > 0; waiting != c.waiting {
+	if waiting := c.owed > 0 || len(c.out) > 0; waiting != c.waiting {
 		c.waiting = waiting
 		events := uint32(syscall.EPOLLIN | syscall.EPOLLRDHUP)
 		if waiting {

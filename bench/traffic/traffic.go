@@ -23,6 +23,7 @@ type Job struct {
 	Response    int64          // bytes; Endless for a stream
 	Reconnect   bool           // a connection per request; the server closes first
 	Hold        bool           // one request per connection, which then stays idle
+	HTTP        bool           // requests and responses are HTTP/1.1
 }
 
 // Endless as Job.Response makes the server send until the connection ends.
@@ -47,6 +48,8 @@ func (j Job) Check() error {
 		return fmt.Errorf("%d connections: 1 to %d are possible", j.Connections, maxConnections)
 	case j.Request < HeaderSize || j.Request > maxRequest:
 		return fmt.Errorf("request of %d bytes: %d to %d are possible", j.Request, HeaderSize, maxRequest)
+	case j.HTTP && j.Response == Endless:
+		return errors.New("an HTTP response has a length")
 	case j.Response < 1:
 		return errors.New("the response needs a byte at least")
 	case j.Loops < 1 || j.Loops > j.Connections:
@@ -73,6 +76,7 @@ type Count struct {
 // Seen is what the server has accepted since it was last asked.
 type Seen struct {
 	Addresses map[string]int64 // client address → connections
+	Requests  int64            // by HTTP, since the server's start
 }
 
 // header is the beginning of a request: how long it is, how long an answer it wants, and whether to close after that.

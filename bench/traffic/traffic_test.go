@@ -133,6 +133,21 @@ func TestJobs(t *testing.T) {
 				t.Errorf("%+v; want whole responses of 3 MiB", c)
 			}
 		}},
+		{"HTTP", Job{Connections: 10, Request: 128, Response: 1024, HTTP: true}, func(t *testing.T, c Count, s Seen) {
+			if c.Exchanges < 100 || c.Connections != 10 || s.Requests < c.Exchanges {
+				t.Errorf("%+v, server %+v; want many exchanges on 10 connections", c, s)
+			}
+		}},
+		{"HTTP, large response", Job{Connections: 3, Request: 2000, Response: 3 << 20, HTTP: true}, func(t *testing.T, c Count, _ Seen) {
+			if c.Exchanges < 5 || c.Bytes < c.Exchanges*3<<20 || c.Connections != 3 {
+				t.Errorf("%+v; want whole responses of 3 MiB", c)
+			}
+		}},
+		{"HTTP, reconnect", Job{Connections: 4, Request: 128, Response: 1024, Reconnect: true, HTTP: true}, func(t *testing.T, c Count, s Seen) {
+			if c.Exchanges < 20 || c.Connections < c.Exchanges || c.Connections > c.Exchanges+8 {
+				t.Errorf("%+v; want a connection for each exchange", c)
+			}
+		}},
 		{"reconnect", Job{Connections: 4, Request: 128, Response: 1024, Reconnect: true}, func(t *testing.T, c Count, s Seen) {
 			if c.Exchanges < 20 || c.Connections < c.Exchanges || c.Connections > c.Exchanges+8 {
 				t.Errorf("%+v; want a connection for each exchange", c)
