@@ -18,13 +18,13 @@ test: build ## everything: unit tests, goldens, and packets in namespaces (insta
 short: ## the quick half of the tests, without root
 	$(GO) test -short ./...
 
-bench: build ## Salp beside HAProxy and nginx in one run
-	./scripts/install-peers haproxy nginx libnginx-mod-stream
+bench: build ## Salp beside HAProxy, nginx, Squid and Traffic Server in one run
+	./scripts/install-peers haproxy nginx libnginx-mod-stream squid trafficserver
 	$(GO) build -o bin/bench ./bench
 	$(SUDO) ./bin/bench -salp bin/salp
 
 bench-quick: build
-	./scripts/install-peers haproxy nginx libnginx-mod-stream
+	./scripts/install-peers haproxy nginx libnginx-mod-stream squid trafficserver
 	$(GO) build -o bin/bench ./bench
 	$(SUDO) ./bin/bench -salp bin/salp -quick
 

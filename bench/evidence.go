@@ -16,6 +16,8 @@ type evidence struct {
 	gateway    procstat.Counters // what the gateway's counters grew by
 	clientHalf int               // established sockets of the gateway that the peer's processes hold, to clients
 	serverHalf int               // and to the server
+	http       bool              // connections to the server may be used again, so it is requests that must have arrived
+	exchanges  int64             // whole responses that the client had
 	steady     bool              // connections were kept, so that the sockets could be counted
 	seen       traffic.Seen      // what the server saw
 	clients    []netip.Addr
@@ -30,6 +32,8 @@ func (e evidence) proxied() error {
 	switch {
 	case e.gateway.PassiveOpens < e.answered:
 		return fmt.Errorf("the gateway accepted %d of %d connections: they went past the proxy", e.gateway.PassiveOpens, e.answered)
+	case e.http:
+		return e.relayed()
 	case e.gateway.ActiveOpens < e.answered:
 		return fmt.Errorf("the gateway made %d connections for %d of clients", e.gateway.ActiveOpens, e.answered)
 	case float64(e.gateway.Forwarded) > 20+stray*float64(e.answered):
@@ -40,6 +44,30 @@ func (e evidence) proxied() error {
 		return e.sawOnly(e.clients...)
 	}
 	return e.sawOnly(e.outside)
+}
+
+// relayed says why this is not the evidence of an HTTP proxy that has got every response from the server.
+func (e evidence) relayed() error {
+	switch {
+	case e.gateway.ActiveOpens == 0:
+		return fmt.Errorf("the gateway made no connection to the server")
+	case float64(e.gateway.Forwarded) > 20+stray*float64(e.answered):
+		return fmt.Errorf("%d packets were forwarded past the proxy", e.gateway.Forwarded)
+	case e.seen.Requests < e.exchanges:
+		return fmt.Errorf("the server had %d of %d requests: the proxy answered others itself", e.seen.Requests, e.exchanges)
+	case e.steady && int64(e.clientHalf) < e.answered:
+		return fmt.Errorf("the proxy holds %d sockets to clients for %d connections", e.clientHalf, e.answered)
+	}
+	want := []netip.Addr{e.outside}
+	if e.mode == transparent {
+		want = e.clients
+	}
+	for text := range e.seen.Addresses {
+		if a, err := netip.ParseAddr(text); err != nil || !slices.Contains(want, a) {
+			return fmt.Errorf("the server saw %s; only %v should come", text, want)
+		}
+	}
+	return nil
 }
 
 // forwarded says why this is not the evidence of forwarding without a proxy.

@@ -38,6 +38,20 @@ func TestEvidence(t *testing.T) {
 		{"explicit", func(e *evidence) { e.mode = explicit; e.seen.Addresses = map[string]int64{gateway.String(): 100} }, ""},
 		{"the server was not reached", func(e *evidence) { e.seen.Addresses[client.String()] = 1 }, "saw 1 of 100"},
 	}
+	reused := func(e *evidence) { // fewer connections to the server than of clients, and a request for each response
+		e.http, e.exchanges, e.seen.Requests, e.serverHalf, e.gateway.ActiveOpens = true, 5000, 5010, 7, 7
+		e.seen.Addresses[client.String()] = 7
+	}
+	tests = append(tests, []struct {
+		name    string
+		change  func(*evidence)
+		proxied string
+	}{
+		{"HTTP, connections reused", reused, ""},
+		{"HTTP, answered from a cache", func(e *evidence) { reused(e); e.seen.Requests = 100 }, "100 of 5000 requests"},
+		{"HTTP, address not kept", func(e *evidence) { reused(e); e.seen.Addresses[gateway.String()] = 1 }, "saw 10.0.2.1"},
+		{"HTTP, forwarded past", func(e *evidence) { reused(e); e.gateway.Forwarded = 3000 }, "3000 packets"},
+	}...)
 	for _, tt := range tests {
 		e := good()
 		tt.change(&e)

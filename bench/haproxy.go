@@ -13,15 +13,16 @@ type haproxy struct {
 	splice bool
 }
 
-// haproxyConfig takes the binding and two options. maxconn: more would need more descriptors than some machines allow a process.
+// haproxyConfig takes the mode, the binding and two options. maxconn: more would need more descriptors than some machines allow a process.
 const haproxyConfig = `global
 	maxconn 4000
 	nbthread %d
 defaults
-	mode tcp
+	mode %s
 	timeout connect 10s
 	timeout client 300s
 	timeout server 300s
+	timeout http-keep-alive 300s
 listen bench
 	bind %s
 %s%s	server one %s
@@ -36,7 +37,11 @@ func (h *haproxy) config(n *network, m mode) string {
 	if h.splice {
 		splice = "\toption splice-request\n\toption splice-response\n"
 	}
-	return fmt.Sprintf(haproxyConfig, proxyLoops, bind, source, splice, n.server)
+	mode := "tcp"
+	if n.http {
+		mode = "http"
+	}
+	return fmt.Sprintf(haproxyConfig, proxyLoops, mode, bind, source, splice, n.server)
 }
 
 func (h *haproxy) start(ctx context.Context, n *network, m mode) error {

@@ -1,4 +1,4 @@
-// Command bench measures Salp beside HAProxy and nginx, in private networks of this machine, with direct forwarding as the limit.
+// Command bench measures Salp beside HAProxy, nginx, Squid and Traffic Server, in private networks of this machine, with direct forwarding as the limit.
 //
 // It needs root. `go run ./bench` measures everything, which takes about a quarter of an hour; -quick is for a look.
 //

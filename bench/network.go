@@ -22,6 +22,7 @@ type network struct {
 	outside  netip.Addr     // the gateway, as the server sees it
 	dir      string         // for files, readable by all
 	incoming string         // the gateway's interface to the client
+	http     bool           // the traffic is HTTP, and peers are to treat it as such
 }
 
 // clientAddresses is how many addresses the client has: with few, their ports would run out in the row with a connection for

@@ -9,7 +9,7 @@ import (
 	"os/exec"
 )
 
-// nginx is nginx's stream module.
+// nginx is nginx: its stream module, or proxy_pass for HTTP.
 type nginx struct{ program }
 
 // nginxModule is where Debian puts the stream module, which other builds have inside.
@@ -23,12 +23,35 @@ worker_rlimit_nofile 16000;
 pid %s/nginx.pid;
 error_log stderr;
 events { worker_connections 8000; }
-stream {
+`
+
+const nginxStream = `stream {
 	server {
 		listen %s reuseport backlog=65535;
 		proxy_timeout 300s;
 		proxy_pass %s;
 %s	}
+}
+`
+
+// nginxHTTP reuses connections to the server only where they carry no client's address: nginx keeps one pool for all.
+const nginxHTTP = `http {
+	access_log off;
+	keepalive_requests 100000000;
+	keepalive_timeout 300s;
+	upstream servers {
+		server %[2]s;
+%[4]s	}
+	server {
+		listen %[1]s reuseport backlog=65535;
+		location / {
+			proxy_pass http://servers;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_set_header Host $host;
+			proxy_buffering on;
+	%[3]s	}
+	}
 }
 `
 
@@ -40,7 +63,15 @@ func (x *nginx) config(n *network, m mode) string {
 	if m == transparent {
 		bind, listen = "\t\tproxy_bind $remote_addr transparent;\n", netip.AddrPortFrom(netip.IPv4Unspecified(), arrival)
 	}
-	return fmt.Sprintf(nginxConfig, module, proxyLoops, n.dir, listen, n.server, bind)
+	main := fmt.Sprintf(nginxConfig, module, proxyLoops, n.dir)
+	if !n.http {
+		return main + fmt.Sprintf(nginxStream, listen, n.server, bind)
+	}
+	keep := "\t\tkeepalive 256;\n\t\tkeepalive_requests 100000000;\n"
+	if m == transparent {
+		keep = ""
+	}
+	return main + fmt.Sprintf(nginxHTTP, listen, n.server, bind, keep)
 }
 
 // redirect is the chain that leads connections to nginx.

@@ -28,7 +28,8 @@ type contender struct {
 	name    string
 	note    string // how it is used, where that is not plain
 	modes   []mode
-	missing func() error // why it cannot run here; nil when it always can
+	carries func(row) bool // which rows it can run; nil: all
+	missing func() error   // why it cannot run here; nil when it always can
 	version func(ctx context.Context) string
 	make    func() peer
 }
@@ -40,15 +41,22 @@ const reference = "haproxy"
 func contenders(salp string) []contender {
 	return []contender{
 		{name: "direct", note: "forwarded by the kernel, no proxy: the limit", modes: modes, make: func() peer { return &direct{} }},
-		{name: reference, note: "mode tcp", modes: modes, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
+		{name: reference, note: "mode tcp; in the HTTP rows mode http", modes: modes, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
 			make: func() peer { return &haproxy{} }},
-		{name: "haproxy-splice", note: "mode tcp, splicing always", modes: modes, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
+		{name: "haproxy-splice", note: "mode tcp, splicing always", modes: modes, carries: opaque, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
 			make: func() peer { return &haproxy{splice: true} }},
-		{name: "nginx", note: "stream; it has no TPROXY listener: where the client's address is kept, connections come to it by REDIRECT",
+		{name: "nginx", note: "stream, in the HTTP rows proxy_pass with keepalive; it has no TPROXY listener: where the client's address is kept, connections come to it by REDIRECT",
 			modes: modes, missing: needs("nginx", "nft", "ip"), version: nginxVersion, make: func() peer { return &nginx{} }},
+		{name: "squid", note: "no cache, no log", modes: modes, carries: speaksHTTP, missing: needs("squid", "nft", "ip"), version: squidVersion,
+			make: func() peer { return &squid{} }},
+		{name: "trafficserver", note: "no cache, no log", modes: modes, carries: speaksHTTP, missing: needs("traffic_server", "nft", "ip"),
+			version: trafficServerVersion, make: func() peer { return &trafficServer{} }},
 		{name: "salp", modes: modes, missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp} }},
 	}
 }
+
+func opaque(r row) bool     { return !r.job.HTTP }
+func speaksHTTP(r row) bool { return r.job.HTTP }
 
 // needs makes a check that programs are there.
 func needs(programs ...string) func() error {

@@ -61,7 +61,29 @@ var rows = []row{
 		job:   traffic.Job{Connections: 3800, Request: smallRequest, Response: smallResponse, Hold: true},
 		goals: []goal{{"haproxy", 0.25}},
 	},
+	{
+		name: "http1k", what: "HTTP, 1 KiB responses, 100 connections kept", rate: "requests/s", cost: "µs/request",
+		job:   traffic.Job{HTTP: true, Connections: 100, Request: smallRequest, Response: smallResponse},
+		goals: httpGoals,
+	},
+	{
+		name: "http64k", what: "HTTP, 64 KiB responses, 50 connections kept", rate: "requests/s", cost: "µs/request",
+		job:   traffic.Job{HTTP: true, Connections: 50, Request: smallRequest, Response: 64 << 10},
+		goals: httpGoals,
+	},
+	{
+		name: "httpconnect", what: "HTTP, a client connection for each 1 KiB response, 64 at once", rate: "requests/s", cost: "µs/request",
+		job:   traffic.Job{HTTP: true, Connections: 64, Request: smallRequest, Response: smallResponse, Reconnect: true},
+		goals: []goal{{"haproxy", 0.95}, {"squid", 0.3}, {"trafficserver", 0.6}},
+	},
+	{
+		name: "httpidle", what: "HTTP, 1,000 connections that are silent after one request", cost: "kB/connection",
+		job:   traffic.Job{HTTP: true, Connections: 1000, Request: smallRequest, Response: smallResponse, Hold: true},
+		goals: []goal{{"haproxy", 0.25}},
+	},
 }
+
+var httpGoals = []goal{{"haproxy", 0.85}, {"squid", 0.3}, {"trafficserver", 0.6}}
 
 func (r row) stream() bool { return r.job.Response == traffic.Endless }
 

@@ -28,12 +28,15 @@ func measureAll(ctx context.Context, o options, peers []contender, r *report, pr
 			for round := range o.rounds {
 				for i := range peers {
 					c := peers[(i+round)%len(peers)] // so that nobody is always the one after the same other
+					if c.carries != nil && !c.carries(row) {
+						continue
+					}
 					s, err := o.insist(ctx, row, m, c, r, progress)
 					if err != nil {
 						return err
 					}
 					r.add(row, m, c.name, s)
-					fmt.Fprintf(progress, "%-10s %-12s round %d %-15s %s\n", row.name, m, round+1, c.name, s.line(row))
+					fmt.Fprintf(progress, "%-11s %-12s round %d %-15s %s\n", row.name, m, round+1, c.name, s.line(row))
 				}
 			}
 		}
@@ -78,6 +81,7 @@ func (o options) measure(ctx context.Context, r row, m mode, c contender) (s sam
 		return s, err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
+	n.http = r.job.HTTP
 	if o.firewall {
 		if err := n.guard(ctx); err != nil {
 			return s, err
@@ -188,7 +192,7 @@ func (t *trial) look() (e evidence, err error) {
 	if t.pids, err = t.peer.pids(); err != nil {
 		return e, err
 	}
-	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, steady: !t.job.Reconnect}
+	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, steady: !t.job.Reconnect, http: t.job.HTTP}
 	if e.steady {
 		e.clientHalf, e.serverHalf, err = t.net.halves(t.pids)
 	}
@@ -203,6 +207,7 @@ func (t *trial) prove(e evidence, c traffic.Count) (err error) {
 	if err := t.server.ask(&e.seen); err != nil {
 		return err
 	}
+	e.exchanges = c.Exchanges
 	e.answered = int64(t.job.Connections) // a client starts to count when all have had an answer
 	if t.job.Reconnect {
 		e.answered = c.Exchanges

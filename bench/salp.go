@@ -26,12 +26,14 @@ listeners:
       interfaces: [%s]
       ports: [%d]
     source: client
+    protocol: %s
 `
 	salpExplicit = `workers: %d
 listeners:
   bench:
     listen: ["%s"]
     source: proxy
+    protocol: %s
     pool: servers
 pools:
   servers:
@@ -40,10 +42,14 @@ pools:
 )
 
 func (s *salpPeer) config(n *network, m mode) string {
-	if m == transparent {
-		return fmt.Sprintf(salpTransparent, proxyLoops, n.incoming, n.server.Port())
+	protocol := "tcp"
+	if n.http {
+		protocol = "http"
 	}
-	return fmt.Sprintf(salpExplicit, proxyLoops, n.inside, n.server)
+	if m == transparent {
+		return fmt.Sprintf(salpTransparent, proxyLoops, n.incoming, n.server.Port(), protocol)
+	}
+	return fmt.Sprintf(salpExplicit, proxyLoops, n.inside, protocol, n.server)
 }
 
 func (s *salpPeer) start(ctx context.Context, n *network, m mode) error {
