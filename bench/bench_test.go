@@ -225,7 +225,7 @@ func TestOptions(t *testing.T) {
 	bad := map[string][]string{
 		`no row "nope"; there are keepalive,`: {"-rows", "echo,nope"},
 		`no mode "x"`:                         {"-modes", "x"},
-		`no peer "squid"`:                     {"-peers", "squid"},
+		`no peer "apache"`:                    {"-peers", "apache"},
 		"-rounds 0":                           {"-rounds", "0"},
 		"-window 1h0m0s":                      {"-window", "1h"},
 		`"more" is not expected`:              {"more"},
