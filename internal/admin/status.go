@@ -23,6 +23,8 @@ type Status struct {
 	Reload     *Reload    `json:"reload,omitempty"`  // the last one, when there was one
 	Upgrade    *Upgrade   `json:"upgrade,omitempty"` // the last one, when there was one
 	Listeners  []Listener `json:"listeners"`
+	Pools      []Pool     `json:"pools,omitempty"`
+	Links      []Link     `json:"links,omitempty"`
 	Kernel     Kernel     `json:"kernel"`
 }
 

@@ -147,6 +147,7 @@ type keeper struct {
 	pause      time.Duration
 	restarts   uint64
 	totals     totals
+	poolTotals poolTotals
 	lastReload *admin.Reload
 	repairing  repairing
 
@@ -163,7 +164,7 @@ func newKeeper(o Options, sink *logSink, host kernelHost) *keeper {
 	return &keeper{
 		options: o, sink: sink, log: log, kernel: host, systemd: newSystemd(log), since: time.Now(), agenda: agenda{},
 		events: make(chan workerEvent), kernelEvents: make(chan kernel.Event, 64), requests: make(chan func()), quit: make(chan struct{}),
-		sockets: sockets{}, totals: totals{}, pause: restartFirst,
+		sockets: sockets{}, totals: totals{}, poolTotals: newPoolTotals(), pause: restartFirst,
 	}
 }
 
@@ -328,7 +329,7 @@ func (k *keeper) onWorker(e workerEvent) {
 func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 	switch {
 	case m.Beat != nil:
-		w.lastBeat, w.stats = now, m.Beat.Stats
+		w.lastBeat, w.stats, w.servers, w.pools = now, m.Beat.Stats, m.Beat.Servers, m.Beat.Pools
 		if w.state == admin.WorkerHung {
 			w.state = admin.WorkerRunning
 			w.log.Info("worker answers again")
@@ -341,7 +342,7 @@ func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 	case m.Draining != nil:
 		k.handedOver(w)
 	case m.Bye != nil:
-		w.stats, w.cut = m.Bye.Stats, m.Bye.Cut
+		w.stats, w.servers, w.pools, w.cut = m.Bye.Stats, m.Bye.Servers, m.Bye.Pools, m.Bye.Cut
 	}
 }
 
@@ -367,6 +368,7 @@ func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 		delete(k.upgrading.active, w)
 	}
 	k.totals.add(w)
+	k.poolTotals.add(w)
 	switch {
 	case k.pending != nil && k.pending.worker == w:
 		k.giveUp(errors.New("the new worker did not start: " + w.describeEnd(err)))

@@ -77,6 +77,12 @@ func (k *keeper) recall(s *saved, cfg *config.Config) {
 	if s.Totals != nil {
 		k.totals = s.Totals
 	}
+	for _, c := range s.Servers {
+		k.poolTotals.servers[serverKey{c.Pool, c.Server, c.Address}] = c
+	}
+	for _, c := range s.Pools {
+		k.poolTotals.pools[c.Pool] = c
+	}
 	k.lastUpgrade = &s.Upgrade
 }
 
@@ -105,6 +111,7 @@ func (k *keeper) recallWorkers(s *saved, configs map[uint64]*config.Config) erro
 			w.child.conn.Close()
 			w.child.stderr.Close()
 			k.totals.add(w)
+			k.poolTotals.add(w)
 			continue
 		}
 		k.workers = append(k.workers, w)
@@ -134,7 +141,8 @@ func recallWorker(s savedWorker, cfg *config.Config, log *slog.Logger) (*worker,
 	}
 	w := newWorker(&child{process: process, conn: conn, stderr: stderr}, log)
 	w.version, w.generation, w.cfg, w.since = s.Version, s.Generation, cfg, s.Since
-	w.state, w.deadline, w.stats, w.cut, w.refusal = s.State, s.Deadline, s.Stats, s.Cut, s.Refusal
+	w.state, w.deadline, w.cut, w.refusal = s.State, s.Deadline, s.Cut, s.Refusal
+	w.stats, w.servers, w.pools = s.Stats, s.Servers, s.Pools
 	w.lastBeat = time.Now() // nobody has listened to it meanwhile
 	return w, nil
 }

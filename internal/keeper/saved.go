@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"salp/internal/admin"
@@ -27,23 +29,25 @@ const maxSaved = 256 << 20
 
 // saved is all that a keeper must know to go on where the program before it, in the same process, left off.
 type saved struct {
-	Format     int               `json:"format"`
-	Version    string            `json:"version"` // of the program that saved it
-	PID        int               `json:"pid"`
-	Since      time.Time         `json:"since"`
-	ConfigFile string            `json:"config_file"`
-	Generation uint64            `json:"generation"`
-	Configs    map[uint64][]byte `json:"configs"` // texts, by generation: those that a worker serves, and the one in force
-	Ports      map[string]uint16 `json:"ports,omitempty"`
-	Files      savedFiles        `json:"files"`
-	Sockets    []savedSockets    `json:"sockets"`
-	Workers    []savedWorker     `json:"workers"`
-	Restarts   uint64            `json:"restarts"`
-	Totals     totals            `json:"totals"`
-	Reload     *admin.Reload     `json:"reload,omitempty"`
-	Upgrade    admin.Upgrade     `json:"upgrade"` // the one that this is for
-	Repairs    []admin.Repair    `json:"repairs,omitempty"`
-	Repaired   uint64            `json:"repaired"`
+	Format     int                   `json:"format"`
+	Version    string                `json:"version"` // of the program that saved it
+	PID        int                   `json:"pid"`
+	Since      time.Time             `json:"since"`
+	ConfigFile string                `json:"config_file"`
+	Generation uint64                `json:"generation"`
+	Configs    map[uint64][]byte     `json:"configs"` // texts, by generation: those that a worker serves, and the one in force
+	Ports      map[string]uint16     `json:"ports,omitempty"`
+	Files      savedFiles            `json:"files"`
+	Sockets    []savedSockets        `json:"sockets"`
+	Workers    []savedWorker         `json:"workers"`
+	Restarts   uint64                `json:"restarts"`
+	Totals     totals                `json:"totals"`
+	Servers    []control.ServerStats `json:"servers,omitempty"` // totals
+	Pools      []control.PoolStats   `json:"pools,omitempty"`   // totals
+	Reload     *admin.Reload         `json:"reload,omitempty"`
+	Upgrade    admin.Upgrade         `json:"upgrade"` // the one that this is for
+	Repairs    []admin.Repair        `json:"repairs,omitempty"`
+	Repaired   uint64                `json:"repaired"`
 }
 
 // savedFiles are descriptors that there is one of.
@@ -62,18 +66,20 @@ type savedSockets struct {
 
 // savedWorker is a worker, which stays this process's child.
 type savedWorker struct {
-	PID        int               `json:"pid"`
-	Version    string            `json:"version"`
-	Generation uint64            `json:"generation"`
-	Current    bool              `json:"current"`
-	Since      time.Time         `json:"since"`
-	State      admin.WorkerState `json:"state"`
-	Deadline   time.Time         `json:"deadline"`
-	Stats      control.Stats     `json:"stats"`
-	Cut        int               `json:"cut"`
-	Refusal    string            `json:"refusal,omitempty"`
-	Control    int               `json:"control"` // descriptor of its control socket
-	Log        int               `json:"log"`     // descriptor of the pipe from its standard error
+	PID        int                   `json:"pid"`
+	Version    string                `json:"version"`
+	Generation uint64                `json:"generation"`
+	Current    bool                  `json:"current"`
+	Since      time.Time             `json:"since"`
+	State      admin.WorkerState     `json:"state"`
+	Deadline   time.Time             `json:"deadline"`
+	Stats      control.Stats         `json:"stats"`
+	Servers    []control.ServerStats `json:"servers,omitempty"`
+	Pools      []control.PoolStats   `json:"pools,omitempty"`
+	Cut        int                   `json:"cut"`
+	Refusal    string                `json:"refusal,omitempty"`
+	Control    int                   `json:"control"` // descriptor of its control socket
+	Log        int                   `json:"log"`     // descriptor of the pipe from its standard error
 }
 
 // save describes the keeper with the descriptors that the next program must inherit.
@@ -81,7 +87,7 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 	s := &saved{
 		Format: SavedFormat, Version: k.options.Version, PID: os.Getpid(), Since: k.since, ConfigFile: k.options.ConfigFile,
 		Generation: k.generation, Configs: map[uint64][]byte{k.generation: k.cfg.Text}, Ports: k.ports,
-		Restarts: k.restarts, Totals: k.totals, Reload: k.lastReload, Upgrade: *k.lastUpgrade, Repairs: k.repairing.done, Repaired: k.repairing.count,
+		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)), Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Reload: k.lastReload, Upgrade: *k.lastUpgrade, Repairs: k.repairing.done, Repaired: k.repairing.count,
 	}
 	owner, err := k.kernel.Owner()
 	if err != nil {
@@ -101,7 +107,7 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		s.Configs[w.generation] = w.cfg.Text
 		one := savedWorker{
 			PID: w.pid, Version: w.version, Generation: w.generation, Current: w == k.current, Since: w.since, State: w.state,
-			Deadline: w.deadline, Stats: w.stats, Cut: w.cut, Refusal: w.refusal,
+			Deadline: w.deadline, Stats: w.stats, Servers: w.servers, Pools: w.pools, Cut: w.cut, Refusal: w.refusal,
 		}
 		if one.Control, err = w.child.conn.Descriptor(); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -213,4 +214,34 @@ func TestSystemdIsTold(t *testing.T) {
 	expect("READY=1\nSTATUS=listeners: 1, generation: 2")
 	r.stop()
 	expect("STOPPING=1")
+}
+
+func TestPoolTotalsGrowOverWorkers(t *testing.T) {
+	cfg, err := config.Parse("salp.yaml", []byte("listeners: {web: {listen: [\"127.0.0.1:8080\"], pool: web}}\npools: {web: {servers: [\"127.0.0.1:8081\"]}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := netip.MustParseAddrPort("127.0.0.1:8081")
+	w := &worker{cfg: cfg, servers: []control.ServerStats{
+		{Pool: "web", Server: "127.0.0.1:8081", Address: address, Connections: 5, Active: 2, Errors: map[string]uint64{control.ErrorConnectRefused: 1, "made up": 9}},
+		{Pool: "web", Server: "made up", Connections: 9}, {Pool: "made up", Server: "127.0.0.1:8081"},
+	}, pools: []control.PoolStats{{Pool: "web", Queued: 3, NoServer: 4}, {Pool: "made up"}}}
+	totals := newPoolTotals()
+	totals.add(w)
+	all := totals.all([]*worker{w})
+	got := all.of("web", "127.0.0.1:8081")
+	if len(all.servers) != 1 || len(all.pools) != 1 || len(got) != 1 {
+		t.Fatalf("counted %+v", all)
+	}
+	if s := got[0]; s.Connections != 10 || s.Active != 2 || len(s.Errors) != 1 || s.Errors[control.ErrorConnectRefused] != 2 {
+		t.Errorf("server: %+v", s)
+	}
+	if p := all.pools["web"]; p.Queued != 3 || p.NoServer != 8 {
+		t.Errorf("pool: %+v", p)
+	}
+	cfg.Pools = nil
+	totals.forget(cfg)
+	if len(totals.servers)+len(totals.pools) > 0 {
+		t.Errorf("not forgotten: %+v", totals)
+	}
 }

@@ -118,6 +118,7 @@ func (k *keeper) status(now time.Time) admin.Status {
 		described.Counters = k.totals.of(l.Name, k.workers)
 		s.Listeners = append(s.Listeners, described)
 	}
+	s.Pools = k.poolStatus()
 	return s
 }
 

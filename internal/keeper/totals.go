@@ -11,7 +11,7 @@ type totals map[string]control.Listener
 // errorKinds are those that a worker may count: its word is not taken for more, so that a worker that was taken over cannot fill memory.
 var errorKinds = []string{
 	control.ErrorConnectRefused, control.ErrorConnectTimeout, control.ErrorConnectOther, control.ErrorNoPort, control.ErrorClientReset,
-	control.ErrorServerReset, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
+	control.ErrorServerReset, control.ErrorClientLost, control.ErrorServerLost, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
 	control.ErrorLoop, control.ErrorNoDestination, control.ErrorDescriptors, control.ErrorInternal,
 	control.ErrorClientLost, control.ErrorServerLost, control.ErrorNoServer, control.ErrorQueueFull, control.ErrorQueueTimeout,
 	control.ErrorSameNetwork, control.ErrorProxyHeader,

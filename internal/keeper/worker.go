@@ -44,6 +44,8 @@ type worker struct {
 	deadline time.Time // to be ready (starting) or to have ended (draining)
 	lastBeat time.Time
 	stats    control.Stats
+	servers  []control.ServerStats
+	pools    []control.PoolStats
 	cut      int    // connections reset at the end of its drain
 	refusal  string // why the keeper ended it itself, for the log
 	hurried  bool   // its drain was cut short

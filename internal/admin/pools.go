@@ -1,0 +1,69 @@
+package admin
+
+import (
+	"time"
+
+	"salp/internal/control"
+)
+
+// Pool is one pool of the configuration in force, with its counters since the keeper started, which never go back.
+type Pool struct {
+	Name          string       `json:"name"`
+	Balance       string       `json:"balance"`
+	Via           string       `json:"via,omitempty"` // "kernel": carried without a process
+	Servers       []PoolServer `json:"servers"`
+	Queued        uint64       `json:"queued"`         // connections that wait for a server now
+	QueueTimeouts uint64       `json:"queue_timeouts"` // that waited in vain
+	QueueFull     uint64       `json:"queue_full"`     // that found the queue full
+	NoServer      uint64       `json:"no_server"`      // that found no server fit for them
+}
+
+// PoolServer is one address of one server of a pool. A name that has no address now is there without one.
+type PoolServer struct {
+	Name           string              `json:"name"`              // as the configuration has it
+	Address        string              `json:"address,omitempty"` // the same, or one of those that the name has
+	State          control.ServerState `json:"state"`
+	Since          time.Time           `json:"since"`            // of the state
+	Reason         string              `json:"reason,omitempty"` // of a state that is not up: the last failed check, or who wanted it
+	Weight         int                 `json:"weight"`           // its share
+	Backup         bool                `json:"backup,omitempty"`
+	MaxConnections int                 `json:"max_connections,omitempty"` // 0: no bound
+	Checked        *Checked            `json:"checked,omitempty"`         // the last check, when there was one
+	Downs          uint64              `json:"downs"`                     // how often it went down
+	Fallback       string              `json:"fallback,omitempty"`        // it cannot answer through Salp: what is done instead
+
+	Connections uint64            `json:"connections"` // that were made
+	Active      uint64            `json:"active"`
+	Queued      uint64            `json:"queued"`  // wait for this very server now
+	Retries     uint64            `json:"retries"` // connects that failed here and went on to another server
+	BytesIn     uint64            `json:"bytes_in"`
+	BytesOut    uint64            `json:"bytes_out"`
+	Errors      map[string]uint64 `json:"errors,omitempty"` // by kind
+}
+
+// Checked is how a check ended.
+type Checked struct {
+	At    time.Time `json:"at"`
+	Took  float64   `json:"took_seconds"`
+	Error string    `json:"error,omitempty"` // "": it was good
+}
+
+// Link is one Internet link.
+type Link struct {
+	Name      string    `json:"name"`
+	Interface string    `json:"interface"`
+	Gateways  []string  `json:"gateways,omitempty"` // configured or learned, one for each family
+	State     string    `json:"state"`              // up, down, or why it is neither
+	Up        bool      `json:"up"`
+	Since     time.Time `json:"since"`            // of the state
+	Reason    string    `json:"reason,omitempty"` // of a state that is not up
+	Weight    int       `json:"weight"`           // its share now
+	Metered   bool      `json:"metered,omitempty"`
+	RTT       float64   `json:"rtt_seconds,omitempty"` // mean of the last probes; 0: not known
+	Loss      float64   `json:"loss"`                  // share of the last probes that were lost, 0 to 1
+	Downs     uint64    `json:"downs"`                 // how often it went down
+
+	Flows    uint64 `json:"flows"`     // that were sent over it
+	BytesIn  uint64 `json:"bytes_in"`  // that came by it
+	BytesOut uint64 `json:"bytes_out"` // that went by it
+}
