@@ -77,6 +77,7 @@ func (c *checker) listener(l *Listener) {
 	}
 	c.clientSource(l, at)
 	c.proxyProtocol(l, at)
+	c.via(l, at)
 	c.http(l, at)
 }
 

@@ -29,7 +29,7 @@ func (c *checker) balance(p *Pool) {
 	if bounded {
 		return
 	}
-	if p.Balance == BalanceFirst {
+	if p.Balance == BalanceFirst && !c.kernelOnly(p) {
 		c.fault(at.with("balance"), "balance: first fills one server after the other, and no server has a max_connections that would fill it",
 			"add  max_connections  to the servers, or choose another balance")
 	}
@@ -48,4 +48,16 @@ func (c *checker) proxyProtocol(l *Listener, at Path) {
 			c.fault(at.with("proxy_protocol").with("from").with(i), fmt.Sprintf("%s is everybody: any client could say that it is another", p), "name the proxies in front of Salp")
 		}
 	}
+}
+
+// kernelOnly says whether all who use the pool are carried by the kernel, which fills no server: first is then the first that is up.
+func (c *checker) kernelOnly(p *Pool) bool {
+	used := false
+	for _, l := range c.cfg.Listeners {
+		if l.Pool == p.Name && l.Via != ViaKernel {
+			return false
+		}
+		used = used || l.Pool == p.Name
+	}
+	return used
 }

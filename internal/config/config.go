@@ -41,6 +41,10 @@ type Listener struct {
 	Keepalive     time.Duration  // TCP keepalive idle and interval on both halves; 0: off
 	ProxyProtocol *ProxyProtocol // nil: connections begin with the client\'s own bytes
 
+	Via       Via
+	Transport Transport
+	OnDown    OnDown
+
 	Protocol    Protocol
 	NotHTTP     NotHTTP
 	Access      string // name of the access list; "": everything is allowed
@@ -108,6 +112,8 @@ type Timeouts struct {
 type Limits struct {
 	Connections int // of the listener
 	PerClient   int // of one client address
+	Rate        int // new connections a second
+	ClientRate  int // and of one client address
 	Backlog     int // connections that wait to be accepted, on each loop; 0: as many as the kernel allows
 }
 

@@ -74,6 +74,7 @@ var listenerKeys = mapping(listenerRules,
 		example: "keepalive: 30s",
 		aka:     []string{"tcp_keepalive", "so_keepalive"},
 	}, wholeSeconds(span(time.Second, 32767*time.Second, "off")), func(l *Listener) *time.Duration { return &l.Keepalive }),
+	viaKey, transportKey, onDownKey,
 	protocolKey, notHTTPKey, accessKey, markKey(markingOf), dscpKey(markingOf), linkKey(markingOf), routesKey, httpKey, errorsKey, authKey, tlsKey, upstreamTLSKey,
 )
 
@@ -130,7 +131,7 @@ var timeoutsKeys = mapping(nil,
 	}, span(time.Second, 30*24*time.Hour, "no bound"), func(t *Timeouts) *time.Duration { return &t.HalfClosed }),
 )
 
-var limitsKeys = mapping(nil,
+var limitsKeys = mapping(nil, append([]field[Limits]{
 	prop(entry{key: "connections", absent: "no bound but the machine's",
 		doc:     "The most connections this listener carries at once.",
 		watch:   "Each connection takes two file descriptors of the worker.",
@@ -148,4 +149,4 @@ var limitsKeys = mapping(nil,
 		example: "backlog: 1024",
 		aka:     []string{"somaxconn", "accept_queue"},
 	}, number[int](1, 65535), func(l *Limits) *int { return &l.Backlog }),
-)
+}, rateKeys...)...)
