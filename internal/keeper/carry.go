@@ -22,7 +22,7 @@ func (k *keeper) carryOver(p plan.Plan, newest *worker) plan.Plan {
 // transparent tells whether connections of a configuration need the kernel for as long as they live.
 func transparent(cfg *config.Config) bool {
 	return slices.ContainsFunc(cfg.Listeners, func(l *config.Listener) bool {
-		return l.Intercept != nil || l.Source == config.SourceClient
+		return l.Via != config.ViaKernel && (l.Intercept != nil || l.Source == config.SourceClient)
 	})
 }
 

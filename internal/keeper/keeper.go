@@ -137,7 +137,7 @@ type keeper struct {
 	generation uint64
 	handover   *handover // from the worker of the generation before, until that accepts no more
 	sockets    sockets
-	current    *worker // nil while there is none and taskRestart is planned
+	current    *worker // nil while there is none and taskRestart is planned, or the configuration needs none
 	alive      bool    // the alive element is set
 	refreshed  time.Time
 
@@ -398,7 +398,7 @@ func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 
 // restart starts a worker for the configuration in force, unless a new one is about to take over anyway.
 func (k *keeper) restart() {
-	if k.stopping || k.current != nil || k.pending != nil {
+	if k.stopping || k.current != nil || k.pending != nil || !k.cfg.Worker() {
 		return
 	}
 	if k.upgrading != nil && k.upgrading.step == upgradePauses {

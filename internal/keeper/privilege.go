@@ -47,12 +47,12 @@ func needs(cfg *config.Config, p plan.Plan, who identity, firstFreePort uint16) 
 	}
 	for _, l := range cfg.Listeners {
 		for _, a := range l.Listen {
-			if a.Port() < firstFreePort {
+			if l.Via != config.ViaKernel && a.Port() < firstFreePort {
 				all = append(all, need{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", fmt.Sprintf("to listen on %s (listener %s)", a, l.Name)})
 			}
 		}
 	}
-	if who.changes {
+	if who.changes && cfg.Worker() {
 		why := fmt.Sprintf("to start the worker as user %s", who.name)
 		all = append(all, need{unix.CAP_SETUID, "CAP_SETUID", why}, need{unix.CAP_SETGID, "CAP_SETGID", why}, need{unix.CAP_SETPCAP, "CAP_SETPCAP", why})
 	}
@@ -62,7 +62,7 @@ func needs(cfg *config.Config, p plan.Plan, who identity, firstFreePort uint16) 
 // needsRaw returns the name of a listener that takes CAP_NET_RAW, "" when none does.
 func needsRaw(cfg *config.Config) string {
 	for _, l := range cfg.Listeners {
-		if l.Source == config.SourceClient || l.Intercept != nil {
+		if l.Via != config.ViaKernel && (l.Source == config.SourceClient || l.Intercept != nil) {
 			return l.Name
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,9 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 	}
 	if err := k.openSockets(p); err != nil {
 		return nil, err
+	}
+	if !cfg.Worker() {
+		return p, nil // settle puts it in force
 	}
 	var err error
 	if p.worker, err = k.start(cfg, k.generation+1, p.groups); err != nil {
@@ -131,13 +135,20 @@ func (k *keeper) facts() (plan.Facts, error) {
 	return facts, nil
 }
 
-// commit puts the pending provision in force: its worker is ready. Kernel first, then the old worker drains.
+// dismiss ends the worker of a provision, if it has one.
+func (p *provision) dismiss(why string) {
+	if p.worker != nil {
+		p.worker.refusal = why
+		p.worker.kill()
+	}
+}
+
+// commit puts the pending provision in force: its worker is ready, or it needs none. Kernel first, then the old worker drains.
 func (k *keeper) commit(now time.Time) {
 	p := k.pending
 	p.plan = k.carryOver(p.plan, p.worker)
 	if err := k.applyNew(p.plan); err != nil {
-		p.worker.refusal = "its configuration is not used"
-		p.worker.kill()
+		p.dismiss("its configuration is not used")
 		k.giveUp(err)
 		return
 	}
@@ -178,7 +189,11 @@ func (k *keeper) handedOver(w *worker) {
 	p := k.handover.to
 	k.handover = nil
 	took := time.Since(p.began).Round(time.Millisecond)
-	k.log.Info("ready", "generation", k.generation, "listeners", len(k.cfg.Listeners), "worker", p.worker.pid, "open_files", k.files, "took", took)
+	who := "none is needed"
+	if p.worker != nil {
+		who = strconv.Itoa(p.worker.pid)
+	}
+	k.log.Info("ready", "generation", k.generation, "listeners", len(k.cfg.Listeners), "worker", who, "open_files", k.files, "took", took)
 	if k.generation > 1 {
 		k.lastReload = &admin.Reload{At: time.Now(), Good: true}
 	}
@@ -318,6 +333,9 @@ func (k *keeper) settle() {
 			k.finish()
 		}
 		return
+	}
+	if k.pending != nil && k.pending.worker == nil && k.handover == nil {
+		k.commit(time.Now())
 	}
 	if k.pending == nil && k.handover == nil && k.cfg != nil && len(k.again) > 0 {
 		answers := k.again

@@ -36,6 +36,9 @@ type group struct {
 func groupsOf(cfg *config.Config, ports map[string]uint16, ipv6 bool) []*group {
 	var groups []*group
 	for _, l := range cfg.Listeners {
+		if l.Via == config.ViaKernel {
+			continue
+		}
 		path := config.Path{"listeners", l.Name}
 		for i, a := range l.Listen {
 			groups = append(groups, &group{place: place{address: a}, listener: l.Name, path: append(path[:2:2], "listen", i)})

@@ -143,6 +143,9 @@ func (k *keeper) inForce() uint64 {
 
 // takesIn tells whether new connections are carried now.
 func (k *keeper) takesIn(now time.Time) bool {
+	if k.cfg != nil && !k.cfg.Worker() {
+		return !k.stopping
+	}
 	if k.stopping || k.current == nil || k.current.state != admin.WorkerRunning || !k.current.answers(now) {
 		return false
 	}

@@ -27,8 +27,7 @@ func (k *keeper) stop(why string) {
 	k.dropAlive()
 	if p := k.pending; p != nil {
 		k.pending = nil
-		p.worker.refusal = errStopping.Error()
-		p.worker.kill()
+		p.dismiss(errStopping.Error())
 		k.sockets.undo(p.opened)
 		for _, answer := range p.answers {
 			answer(0, errStopping)
