@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math/bits"
 	"net/netip"
 	"time"
 )
@@ -68,10 +69,10 @@ type LinkCheck struct {
 	Timeout time.Duration // of one probe; filled in: half of Every when the file does not say
 	Fall    int           // so many rounds without a quorum take the link down
 	Rise    int           // so many with one bring it up
-	Loss    int           // percent of probes lost, of the last Window, at which the link is down; 0: no matter
-	Latency time.Duration // mean of the last Window at which the link is down; 0: no matter
+	Loss    int           // percent of the probes of the last Window that may be lost; 0: no matter
+	Latency time.Duration // that those of the last Window may take on average; 0: no matter
 	Window  int           // rounds
-	Damping time.Duration // the longest that a link which flaps is held down; 0: it is not
+	Damping time.Duration // within which a link that goes down too often flaps, and is held down; 0: it is not
 }
 
 // Targets returns how many targets there are.
@@ -175,6 +176,11 @@ type Forward struct {
 	Protocol []Transport    // tcp, udp
 	To       netip.AddrPort // port 0: the port that was dialled
 	From     []Place        // empty: anyone
+}
+
+// LinkMark is the bits of a mark that name link number n, counted from 1; 0 is none.
+func (k Kernel) LinkMark(n int) uint32 {
+	return uint32(n) << bits.TrailingZeros32(k.LinkMarks) & k.LinkMarks
 }
 
 // Link returns the link with that name and its number, which counts from 1 in the order of the file; nil and 0 when there is none.
