@@ -76,7 +76,7 @@ func TestEveryPackageSaysItsPurpose(t *testing.T) {
 // The byte path must stay free of the settings' side, or a bug in planning could stop traffic.
 func TestImportDirections(t *testing.T) {
 	bytePath := []string{"sock", "engine", "listen", "sniff", "policy", "relay", "dial", "http1", "httpproxy", "cache", "pool", "worker",
-		"access", "accesslog", "errorpage", "htpasswd", "tlsproxy"}
+		"access", "accesslog", "errorpage", "htpasswd", "tlsproxy", "egress"}
 	settings := []string{"salp/internal/kernel", "salp/internal/plan"}
 	for _, s := range sources(t) {
 		area := strings.Split(strings.TrimPrefix(s.pkg, "internal/"), "/")[0]
