@@ -101,7 +101,7 @@ var logsKeys = mapping(nil,
 var kernelKeys = mapping(nil,
 	prop(entry{key: "marks", def: "0xf0000000",
 		doc: "Four bits of the packet mark and the conntrack mark, as a mask. Lowest first they mean: deliver this packet locally; sent by Salp to a server; " +
-			"sent by Salp in its own conntrack zone; this connection is taken in. Salp sets and clears these bits and leaves the other 28 as they are.",
+			"sent by Salp with a client's address; this connection is taken in. Salp sets and clears these bits and leaves the other 28 as they are.",
 		watch: "No other program may use these bits: look for `mark` in `nft list ruleset` and for `fwmark` in `ip rule`. " +
 			"Among those known, Cilium has 0xf00, Tailscale 0xff0000 and dae 0x8000000.",
 		example: "marks: 0x000000f0",
@@ -118,9 +118,9 @@ var kernelKeys = mapping(nil,
 		example: "priority: 100",
 	}, number[uint32](1, 32765), func(k *Kernel) *uint32 { return &k.Priority }),
 	prop(entry{key: "zone", def: "8110",
-		doc: "The conntrack zone for connections to servers that carry the client's address and port. With both kept, the two halves of a connection " +
-			"look the same to connection tracking; a zone of their own keeps a firewall from calling one of them invalid.",
-		watch:   "Only used with `source_port: keep` or `require`.",
+		doc: "The conntrack zone of what Salp sends in a client's or a server's name. Where servers see the client's address, the two halves of an intercepted " +
+			"connection can look the same to connection tracking; the zone keeps them apart, so that a firewall calls neither invalid and a masquerade sees both.",
+		watch:   "Only used with `intercept` and `source: client`.",
 		example: "zone: 7",
 	}, number[uint16](1, 65535), func(k *Kernel) *uint16 { return &k.Zone }),
 	prop(entry{key: "nft_table", def: "salp",

@@ -34,8 +34,7 @@ var listenerKeys = mapping(listenerRules,
 	prop(entry{key: "source_port", def: string(SourcePortAny),
 		doc: "Whose port the servers see, beside the client's address. `any`: one the kernel chooses. `keep`: the client's own; when that is taken, " +
 			"another one, and `salp status` counts it. `require`: the client's own, or the connection is refused.",
-		watch: "Only with `source: client`. Few servers look at the port: choose `keep` where logs must match, and `require` where a protocol depends on it. " +
-			"With `intercept`, not on a host that masquerades what it sends to the servers: no connection is made there (`any` works).",
+		watch:   "Only with `source: client`. Few servers look at the port: choose `keep` where logs must match, and `require` where a protocol depends on it.",
 		example: "source_port: keep",
 	}, enum(SourcePortAny, SourcePortKeep, SourcePortRequire), func(l *Listener) *SourcePort { return &l.SourcePort }),
 	prop(entry{key: "pool", absent: "the server that the client dialled",

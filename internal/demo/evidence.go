@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 
 	"salp/internal/lab"
+	"salp/internal/plan"
 )
 
 const tcp = 6 // /etc/protocols
@@ -68,15 +69,20 @@ func flows(h *lab.Host, client netip.AddrPort) (found []finding, err error) {
 	return found, err
 }
 
+// demoMarks are the bits of the marks that the demo's gateways use, which do not move them.
+var demoMarks = plan.MarksIn(0xf0000000)
+
 func flowFinding(f *netlink.ConntrackFlow) finding {
 	text := fmt.Sprintf("%s → %s, answered by %s", addrPort(f.Forward.SrcIP, f.Forward.SrcPort),
 		addrPort(f.Forward.DstIP, f.Forward.DstPort), addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort))
 	var marks []string
-	if f.Mark != 0 {
-		marks = append(marks, fmt.Sprintf("mark %#x: taken in", f.Mark))
-	}
-	if f.Zone != 0 {
-		marks = append(marks, fmt.Sprintf("zone %d: upstream", f.Zone))
+	for _, m := range []struct {
+		bit  uint32
+		says string
+	}{{demoMarks.Intercepted, "taken in"}, {demoMarks.Zone, "upstream"}} {
+		if f.Mark&m.bit != 0 {
+			marks = append(marks, fmt.Sprintf("mark %#x: %s", m.bit, m.says))
+		}
 	}
 	return finding{"conntrack", text, strings.Join(marks, ", ")}
 }

@@ -73,7 +73,7 @@ var acts = []act{
 	{
 		listener: "full", title: "Fully transparent", summary: "The client dials the server, the server sees the client, and its port too. Neither can tell.",
 		to: [2]string{"10.0.2.2:81", "[fd00:2::2]:81"}, sees: "client+port",
-		note: "one connection on each side, with the same addresses and ports: the zone keeps them apart",
+		note: "one connection on each side, with the same addresses and ports: what we send has a zone of its own, which keeps them apart",
 	},
 	{
 		listener: "redirect", title: "Inbound transparent, by redirect", summary: "The NAT way, for where TPROXY cannot be used.",

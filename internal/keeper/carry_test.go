@@ -33,7 +33,7 @@ func TestCarryKeepsWhatRunningConnectionsTake(t *testing.T) {
 		{"tproxy to nothing", intercept, explicit,
 			[]string{"chain divert {", "chain divert-socket {", "socket transparent 1", "iif lan0", "local default dev lo"},
 			[]string{"tproxy", "chain intercept-web", "@alive", "ip_forward", "own way to a server, come round: never taken in again\"\n\t\tiifname"}},
-		{"kept port to nothing", keep, explicit, []string{"chain zone-in {", "chain zone-socket {", "chain zone-out {", "ct zone set"}, []string{"tproxy", "reject"}},
+		{"kept port to nothing", keep, explicit, []string{"chain zone-in {", "chain zone-out {", "ct original zone set", "ct reply zone set", "chain upstream-out {"}, []string{"tproxy", "reject"}},
 		{"kept port to tproxy", keep, intercept, []string{"chain zone-in {", "chain zone-out {", "tproxy", "@alive"}, []string{"reject"}},
 		{"redirect to nothing", redirect, explicit, []string{"type nat hook prerouting"}, []string{"redirect to", "reject", "redirect-guard"}},
 		{"redirect to tproxy", redirect, intercept, []string{"type nat hook prerouting", "tproxy", "chain intercept-web"}, []string{"redirect to", "reject"}},

@@ -153,6 +153,7 @@ func (k *keeper) commit(now time.Time) {
 		return
 	}
 	old := k.current
+	k.sockets.mark(p.cfg, p.groups)
 	k.cfg, k.plan, k.groups, k.ports, k.current, k.pending = p.cfg, p.plan, p.groups, p.ports, p.worker, nil
 	k.generation++
 	k.pause = restartFirst

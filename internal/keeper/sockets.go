@@ -93,14 +93,34 @@ func (s sockets) fill(cfg *config.Config, groups []*group) (opened map[place][]i
 	return opened, nil
 }
 
-// socketOptions returns the options of a group's sockets. Those of transparent ones have a mark of ours, which their connections inherit:
-// by it kernel.Remove knows what they leave in TIME_WAIT.
+// socketOptions returns the options of a group's sockets.
 func socketOptions(cfg *config.Config, g *group, l *config.Listener) sock.ListenOptions {
-	o := sock.ListenOptions{Transparent: g.transparent, Keepalive: l.Keepalive}
-	if g.transparent {
-		o.Mark = plan.MarksIn(cfg.Kernel.Marks).Intercepted
+	return sock.ListenOptions{Transparent: g.transparent, Keepalive: l.Keepalive, Mark: socketMark(cfg, g, l)}
+}
+
+// socketMark returns the mark of transparent sockets, which their connections inherit: by it kernel.Remove knows what they leave in
+// TIME_WAIT, and the zone chains know whose answers go by a zone of our own.
+func socketMark(cfg *config.Config, g *group, l *config.Listener) uint32 {
+	marks := plan.MarksIn(cfg.Kernel.Marks)
+	switch {
+	case !g.transparent:
+		return 0
+	case l.Source == config.SourceClient:
+		return marks.Intercepted | marks.Zone
 	}
-	return o
+	return marks.Intercepted
+}
+
+// mark gives open sockets the mark that a new configuration wants. It comes just after the plan that reads it.
+func (s sockets) mark(cfg *config.Config, groups []*group) {
+	for _, g := range groups {
+		if !g.transparent {
+			continue
+		}
+		for _, fd := range s[g.place] {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(int32(socketMark(cfg, g, cfg.Listener(g.listener))))) // as it could when it was opened
+		}
+	}
 }
 
 // undo closes the sockets that fill has opened.

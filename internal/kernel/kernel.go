@@ -135,12 +135,26 @@ func (h *Host) want(p plan.Plan) {
 // Alive says that a worker answers: the plan's alive sets hold TCP for that long from now, or nothing when it is
 // not above 0. It is cheap, and can be called while an Apply runs.
 func (h *Host) Alive(d time.Duration) error {
-	for _, set := range h.wanted.Load().alive {
+	wanted := h.wanted.Load()
+	for _, set := range wanted.alive {
 		if err := h.nft.SetElement(set[0], set[1], unix.IPPROTO_TCP, d); err != nil {
 			return err
 		}
 	}
+	if d <= 0 && len(wanted.alive) > 0 {
+		go h.forgetUnanswered(plan.MarksIn(wanted.plan.Marks).Intercepted) // a large table takes a while
+	}
 	return nil
+}
+
+// forgetUnanswered removes the entries of connections that were taken in and that nobody has answered. Their clients send the SYN again,
+// and it passes by; but the entry says that answers come by a zone of ours, and the server's would not be found.
+func (h *Host) forgetUnanswered(bit uint32) {
+	if n, err := h.conntrack.FlushUnanswered(bit, bit); err != nil {
+		h.log.Debug("connections that nobody answered are not forgotten", "error", err)
+	} else if n > 0 {
+		h.log.Debug("forgot connections that nobody answered", "count", n)
+	}
 }
 
 // DestroyTimeWait destroys the TCP socket with exactly these addresses if it is in TIME_WAIT. That there is none is success; a

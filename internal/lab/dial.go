@@ -85,7 +85,8 @@ func control(c syscall.RawConn, f func(fd int) error) error {
 type ListenOptions struct {
 	Transparent bool // IP_TRANSPARENT, IPV6_TRANSPARENT: it may be a tproxy target
 	ReusePort   bool
-	Buffer      int // bytes of SO_RCVBUF and SO_SNDBUF, which accepted connections inherit; 0: the kernel's
+	Mark        uint32 // SO_MARK, which accepted connections inherit
+	Buffer      int    // bytes of SO_RCVBUF and SO_SNDBUF, which accepted connections inherit; 0: the kernel's
 }
 
 // Listen makes a listening TCP socket on the host, without MPTCP. "[::]:80" takes both families.
@@ -116,6 +117,11 @@ func (o ListenOptions) control(network, _ string, c syscall.RawConn) error {
 				level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
 			}
 			if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+				return err
+			}
+		}
+		if o.Mark != 0 {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(int32(o.Mark))); err != nil {
 				return err
 			}
 		}

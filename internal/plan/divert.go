@@ -1,6 +1,9 @@
 package plan
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // The TPROXY way. Packets of transparent halves are marked, and an ip rule per ingress interface sends what is marked to a table
 // whose only route makes it local. The rule names the interface so that the reverse-path check, which looks up with iif lo, does
@@ -8,6 +11,7 @@ import "net/netip"
 const (
 	divert       = "divert"
 	divertSocket = "divert-socket"
+	upstreamOut  = "upstream-out"
 )
 
 func (r *recipe) divertChains() []Chain {
@@ -15,6 +19,9 @@ func (r *recipe) divertChains() []Chain {
 		return nil
 	}
 	chains := []Chain{r.divert(), r.divertSocket()}
+	if r.borrows {
+		chains = append(chains, r.upstreamOut())
+	}
 	for _, t := range r.tproxied {
 		chains = append(chains, r.intercept(t))
 	}
@@ -31,6 +38,11 @@ func (r *recipe) divert() Chain {
 		// Without this, fragmentation-needed about an upstream half goes to the client and uploads stall.
 		rule("an error about a transparent connection", r.icmp(), SocketTransparent{}, Jump{Chain: divertSocket}),
 	}}
+	if r.borrows {
+		// Of NAT's answers the IPv6 lookup does not know the client's address (nf_socket_ipv6.c).
+		c.Rules = slices.Insert(c.Rules, 0, rule("an answer to a client's address, whatever NAT has made of it", CTMark{r.marks.Zone, r.marks.Zone},
+			CTDirection{Reply: true}, SetMark{r.marks.Divert}, accept))
+	}
 	if len(r.tproxied) > 0 {
 		c.Rules = append(c.Rules, r.ownTraffic())
 	}
@@ -38,6 +50,14 @@ func (r *recipe) divert() Chain {
 		c.Rules = append(c.Rules, rule("listener "+t.name, append(t.arrives(), Jump{Chain: interceptChain(t)})...))
 	}
 	return c
+}
+
+// upstreamOut marks the entries of upstream halves that have the client's address, so that what belongs to them is known.
+func (r *recipe) upstreamOut() Chain {
+	both := r.marks.Upstream | r.marks.Zone
+	return Chain{Name: upstreamOut, Type: "filter", Hook: "output", Priority: -150, Rules: []NFTRule{
+		rule("an upstream half with the client's address", Mark{both, both}, CTMark{r.marks.Zone, 0}, SetCTMark{Bits: r.marks.Zone}),
+	}}
 }
 
 // divertSocket makes packets local whose transparent socket is ours. Another program's transparent listener on the wildcard address

@@ -35,7 +35,7 @@ type packet struct {
 	socket *socket // what a lookup by the packet's addresses finds (of an ICMP error: by those inside it)
 	entry  *entry  // what conntrack finds or makes; nil when it does not track the packet
 
-	zone    uint16
+	zone    string         // the direction and the number, "" for the usual zone
 	tproxy  netip.AddrPort // assigned by a tproxy statement
 	tracked bool           // conntrack has seen it
 }
@@ -67,7 +67,8 @@ const (
 )
 
 // receive says what becomes of a packet that comes in: forwarded, socket, listener ADDRESS, local (this host's own affair),
-// redirected PORT, reset, dropped or lost; and after that its conntrack zone and whether its connection is marked as taken in.
+// redirected PORT, reset, dropped or lost; and after that its conntrack zone
+// and whether its connection is marked as an upstream half's or as taken in.
 func (h *host) receive(p packet) string {
 	h.trace = nil
 	if v := h.hook("prerouting", &p); v != accepted {
@@ -105,10 +106,13 @@ func (h *host) send(p packet) string {
 }
 
 func (h *host) outcome(p *packet, what string) string {
-	if p.zone != 0 {
-		what += fmt.Sprintf(", zone %d", p.zone)
+	if p.zone != "" {
+		what += ", " + p.zone
 	}
-	if p.entry != nil && p.entry.mark != 0 {
+	if p.entry != nil && p.entry.mark&markZ != 0 {
+		what += ", upstream"
+	}
+	if p.entry != nil && p.entry.mark&markI != 0 {
 		what += ", taken"
 	}
 	return what
@@ -292,11 +296,11 @@ func change(e Expr, p *packet) verdict {
 		if !e.Clear {
 			p.entry.mark |= e.Bits
 		}
-	case SetZone:
+	case SetDirZone:
 		if p.tracked {
 			panic("the zone is set after conntrack has looked")
 		}
-		p.zone = e.Zone
+		p.zone = fmt.Sprintf("%s zone %d", direction(e.Reply), e.Zone)
 	case Redirect:
 		p.entry.dnat = e.Port
 		return accepted

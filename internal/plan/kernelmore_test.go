@@ -218,11 +218,6 @@ func changeMore(e Expr, p *packet) (verdict, bool) {
 	switch e := e.(type) {
 	case SetMarkBits:
 		p.setMark(e.CT, e.Mask, e.Value)
-	case SetDirZone:
-		if p.tracked {
-			panic("the zone is set after conntrack has looked")
-		}
-		p.zone = e.Zone
 	case NoTrack:
 		p.entry = nil
 	case ClampMSS, Counter:

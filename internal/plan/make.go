@@ -41,7 +41,7 @@ type recipe struct {
 	redirected  []taken // client halves are NATed
 	closed      []taken // of either kind: refused when not taken in
 	borrows     bool    // some listener has source: client, so upstream halves are transparent
-	keeps       bool    // some listener keeps what it takes in as it is, port and all, so its upstream halves need a conntrack zone
+	keeps       bool    // some listener keeps the client's address of what it takes in, so that the halves need a conntrack zone to be told apart
 	interfaces  []Interface
 	intercepted bool
 }
@@ -52,6 +52,7 @@ type taken struct {
 	interfaces []string
 	ports      []PortRange
 	port       uint16
+	client     bool // the server sees the client's address
 }
 
 func newRecipe(cfg *config.Config, f Facts) *recipe {
@@ -63,8 +64,9 @@ func newRecipe(cfg *config.Config, f Facts) *recipe {
 		if l.Intercept == nil {
 			continue
 		}
-		r.keeps = r.keeps || keepsPort(l)
-		t := taken{name: l.Name, interfaces: ifnames(l.Intercept.Interfaces), ports: joined(l.Intercept.Ports), port: local[l.Name]}
+		r.keeps = r.keeps || l.Source == config.SourceClient
+		t := taken{name: l.Name, interfaces: ifnames(l.Intercept.Interfaces), ports: joined(l.Intercept.Ports), port: local[l.Name],
+			client: l.Source == config.SourceClient}
 		if l.Intercept.Method == config.MethodRedirect {
 			r.redirected = append(r.redirected, t)
 		} else {
@@ -76,10 +78,6 @@ func newRecipe(cfg *config.Config, f Facts) *recipe {
 		r.intercepted = true
 	}
 	return r
-}
-
-func keepsPort(l *config.Listener) bool {
-	return l.Source == config.SourceClient && l.SourcePort != config.SourcePortAny && l.SourcePort != ""
 }
 
 func families(f Facts) []Family {

@@ -4,7 +4,7 @@ package plan
 type Marks struct {
 	Divert      uint32 // packet: deliver locally, by the ip rule
 	Upstream    uint32 // socket and packet: sent by a worker to a server
-	Zone        uint32 // socket and packet: an upstream half that lives in its own conntrack zone
+	Zone        uint32 // socket and packet: of a half with the client's address; conntrack: an upstream half with it
 	Intercepted uint32 // conntrack: decided at the SYN that this connection is taken in; socket: the client half of one
 }
 

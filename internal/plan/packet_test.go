@@ -49,11 +49,15 @@ func tcp(from string, flags byte, to string) packet {
 	return packet{from: from, proto: TCP, flags: flags, to: netip.MustParseAddrPort(to), entry: &entry{}}
 }
 
-func (p packet) marked(mark uint32) packet  { p.mark |= mark; return p }
-func (p packet) taken() packet              { p.entry = &entry{mark: markI, decided: true}; return p }
-func (p packet) on(e *entry) packet         { p.entry = e; return p }
-func (p packet) at(s socket) packet         { s.transparent = true; p.socket = &s; return p }
-func (p packet) running() packet            { p.entry = &entry{decided: true}; return p }
+func (p packet) marked(mark uint32) packet { p.mark |= mark; return p }
+func (p packet) taken() packet             { p.entry = &entry{mark: markI, decided: true}; return p }
+func (p packet) on(e *entry) packet        { p.entry = e; return p }
+func (p packet) at(s socket) packet        { s.transparent = true; p.socket = &s; return p }
+func (p packet) running() packet           { p.entry = &entry{decided: true}; return p }
+func (p packet) answer() packet {
+	p.entry, p.reply = &entry{mark: markZ, decided: true}, true
+	return p
+}
 func (p packet) untracked() packet          { p.entry = nil; return p }
 func (p packet) carrying(proto byte) packet { p.proto, p.flags = proto, 0; return p }
 
@@ -62,7 +66,7 @@ var (
 	clientHalf   = socket{full: true}
 	fwmarkAccept = socket{full: true, mark: markP} // accepted with tcp_fwmark_accept=1: it has the mark of the SYN
 	upstreamKeep = socket{full: true, mark: markU | markZ}
-	upstreamAny  = socket{full: true, mark: markU}
+	upstreamAny  = socket{full: true, mark: markU | markZ}
 	notFull      = socket{} // TIME_WAIT or SYN_RECV
 	foreign      = socket{full: true, wildcard: true}
 )
@@ -80,14 +84,14 @@ var packets = []struct {
 	alive bool
 	want  string
 }{
-	{"first SYN", tcp("g0", SYN, to4), true, web4 + ", taken"},
-	{"first SYN, IPv6", tcp("g0", SYN, to6), true, web6 + ", taken"},
-	{"first SYN with ECN and data flags", tcp("g0", SYN|PSH|0xc0, to4), true, web4 + ", taken"},
-	{"first SYN, port within a range", tcp("g0", SYN, "10.0.2.2:8050"), true, web4 + ", taken"},
+	{"first SYN", tcp("g0", SYN, to4), true, web4 + ", reply zone 8110, taken"},
+	{"first SYN, IPv6", tcp("g0", SYN, to6), true, web6 + ", reply zone 8110, taken"},
+	{"first SYN with ECN and data flags", tcp("g0", SYN|PSH|0xc0, to4), true, web4 + ", reply zone 8110, taken"},
+	{"first SYN, port within a range", tcp("g0", SYN, "10.0.2.2:8050"), true, web4 + ", reply zone 8110, taken"},
 	{"SYN to another port", tcp("g0", SYN, "10.0.2.2:81"), true, "forwarded"},
 	{"SYN on another interface", tcp("g1", SYN, "10.0.1.2:80"), true, "forwarded"},
-	{"SYN, second listener", tcp("g1", SYN, "10.0.1.2:21"), true, "listener 127.0.0.1:61441, taken"},
-	{"SYN that conntrack does not track", tcp("g0", SYN, to4).untracked(), true, "forwarded"},
+	{"SYN, second listener", tcp("g1", SYN, "10.0.1.2:21"), true, "listener 127.0.0.1:61441, reply zone 8110, taken"},
+	{"SYN that conntrack does not track", tcp("g0", SYN, to4).untracked(), true, "forwarded, reply zone 8110"},
 	{"UDP to the same port", tcp("g0", 0, to4).carrying(17), true, "forwarded"},
 	{"UDP, and there is a transparent socket", tcp("g0", 0, to4).carrying(17).at(clientHalf), true, "forwarded"},
 
@@ -125,19 +129,23 @@ var packets = []struct {
 	{"packet of a client half that is not tracked", tcp("g0", ACK, to4).untracked().at(clientHalf), true, "socket"},
 	{"reset of a client half", tcp("g0", RST, to4).taken().at(clientHalf), true, "socket, taken"},
 	{"FIN to a client half in TIME_WAIT", tcp("g0", FIN|ACK, to4).taken().at(notFull), true, "socket, taken"},
-	{"SYN to a client half in TIME_WAIT: a new connection", tcp("g0", SYN, to4).at(notFull), true, web4 + ", taken"},
+	{"SYN to a client half in TIME_WAIT: a new connection", tcp("g0", SYN, to4).at(notFull), true, web4 + ", reply zone 8110, taken"},
 
-	{"SYN-ACK to an upstream half", tcp("g1", SYN|ACK, back4).at(upstreamKeep), true, "socket, zone 8110"},
-	{"packet of an upstream half", tcp("g1", ACK, back4).at(upstreamKeep), true, "socket, zone 8110"},
-	{"packet of an upstream half, IPv6", tcp("g1", ACK, back6).at(upstreamKeep), true, "socket, zone 8110"},
-	{"packet of an upstream half, on the clients' side", tcp("g0", ACK, back4).at(upstreamKeep), true, "socket, zone 8110"},
+	{"SYN-ACK to an upstream half", tcp("g1", SYN|ACK, back4).at(upstreamKeep), true, "socket"},
+	{"packet of an upstream half", tcp("g1", ACK, back4).at(upstreamKeep), true, "socket"},
+	{"packet of an upstream half, IPv6", tcp("g1", ACK, back6).at(upstreamKeep), true, "socket"},
+	{"packet of an upstream half, on the clients' side", tcp("g0", ACK, back4).at(upstreamKeep), true, "socket"},
 	{"packet of an upstream half with a port of its own", tcp("g1", ACK, back4).at(upstreamAny), true, "socket"},
-	{"FIN to an upstream half in TIME_WAIT", tcp("g1", FIN|ACK, back4).at(notFull), true, "socket, zone 8110"},
-	{"FIN to an upstream half in TIME_WAIT, on the clients' side", tcp("g0", FIN|ACK, back4).at(notFull), true, "socket, zone 8110"},
+	{"FIN to an upstream half in TIME_WAIT", tcp("g1", FIN|ACK, back4).at(notFull), true, "socket"},
+	{"FIN to an upstream half in TIME_WAIT, on the clients' side", tcp("g0", FIN|ACK, back4).at(notFull), true, "socket"},
 	{"a server's SYN to a client's port that an upstream half has", tcp("g1", SYN, back4).at(upstreamKeep), true, "forwarded"},
 
-	{"ICMP about an upstream half", tcp("g1", 0, back4).carrying(ICMP).at(upstreamKeep), true, "socket, zone 8110"},
-	{"ICMPv6 about an upstream half", tcp("g1", 0, back6).carrying(ICMPv6).at(upstreamKeep), true, "socket, zone 8110"},
+	{"answer that NAT has changed, IPv4", tcp("g1", ACK, "10.0.2.1:40000").answer(), true, "local, upstream"},
+	{"answer that NAT has changed: no socket is found by it", tcp("g1", ACK, back6).answer(), true, "lost, upstream"},
+	{"answer to an upstream half", tcp("g1", SYN|ACK, back6).answer().at(upstreamKeep), true, "socket, upstream"},
+	{"ICMP about an upstream half, known by conntrack", tcp("g1", 0, back6).carrying(ICMPv6).answer().at(upstreamKeep), true, "socket, upstream"},
+	{"ICMP about an upstream half", tcp("g1", 0, back4).carrying(ICMP).at(upstreamKeep), true, "socket"},
+	{"ICMPv6 about an upstream half", tcp("g1", 0, back6).carrying(ICMPv6).at(upstreamKeep), true, "socket"},
 	{"ICMP about a client half", tcp("g0", 0, to4).carrying(ICMP).taken().at(clientHalf), true, "socket, taken"},
 	{"ICMP about a client half in TIME_WAIT", tcp("g0", 0, to4).carrying(ICMP).taken().at(notFull), true, "socket, taken"},
 	{"ICMP about nothing of ours", tcp("g1", 0, back4).carrying(ICMP), true, "forwarded"},
@@ -189,7 +197,7 @@ func TestWhereAPacketGoes(t *testing.T) {
 	for _, p := range []struct {
 		mark uint32
 		want string
-	}{{markU | markZ, "sent, zone 8110"}, {markU, "sent"}, {0, "sent"}, {markP, "sent"}} {
+	}{{markU | markZ, "sent, original zone 8110, upstream"}, {markI | markZ, "sent, reply zone 8110"}, {markI, "sent"}, {markU, "sent"}, {0, "sent"}, {markP, "sent"}} {
 		if got := h.send(packet{proto: TCP, to: netip.MustParseAddrPort(to4), mark: p.mark, entry: &entry{}}); got != p.want {
 			t.Errorf("sent with mark %#x: got %q, want %q; %s", p.mark, got, p.want, h.explain())
 		}
@@ -220,7 +228,7 @@ func TestConnections(t *testing.T) {
 	}
 	for name, steps := range map[string][]step{
 		"taken in, then the worker dies": {
-			{tcp("g0", SYN, to4), true, web4 + ", taken"},
+			{tcp("g0", SYN, to4), true, web4 + ", reply zone 8110, taken"},
 			{tcp("g0", ACK, to4).at(notFull), true, "socket, taken"},
 			{tcp("g0", ACK|PSH, to4).at(clientHalf), true, "socket, taken"},
 			{tcp("g0", ACK|PSH, to4), false, web4 + ", taken"}, // its sockets are gone: the listener's kernel answers with a reset
@@ -231,7 +239,7 @@ func TestConnections(t *testing.T) {
 			{tcp("g0", FIN|ACK, to4), true, "forwarded"},
 		},
 		"hung worker: the SYN is lost in a full queue and comes again": {
-			{tcp("g0", SYN, to4), true, web4 + ", taken"},
+			{tcp("g0", SYN, to4), true, web4 + ", reply zone 8110, taken"},
 			{tcp("g0", SYN, to4), false, "forwarded"},
 			{tcp("g0", ACK, to4), false, "forwarded"},
 			{tcp("g0", ACK, to4), true, "forwarded"},
@@ -262,7 +270,7 @@ func TestNobodyListens(t *testing.T) {
 	h := newHostOf(t, everything, standard())
 	clear(h.listening)
 	for _, to := range []string{to4, to6} {
-		if got := h.receive(tcp("g0", SYN, to)); got != "forwarded, taken" {
+		if got := h.receive(tcp("g0", SYN, to)); got != "forwarded, reply zone 8110, taken" {
 			t.Errorf("%s: got %q; %s", to, got, h.explain())
 		}
 	}

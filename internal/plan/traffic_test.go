@@ -81,7 +81,7 @@ func (g *gateway) alive(yes bool) {
 func (g *gateway) proxy(port uint16, keep bool) {
 	g.t.Helper()
 	for _, f := range []Family{IPv4, IPv6} {
-		ln, err := g.Gateway.Listen(netip.AddrPortFrom(loopback(f), port).String(), lab.ListenOptions{Transparent: true})
+		ln, err := g.Gateway.Listen(netip.AddrPortFrom(loopback(f), port).String(), lab.ListenOptions{Transparent: true, Mark: markI | markZ})
 		if err != nil {
 			g.t.Fatal(err)
 		}
@@ -228,6 +228,30 @@ func TestTrafficKeepsAddressAndPort(t *testing.T) {
 	}
 }
 
+// The host masquerades towards the servers: they see the host, and every connection works, the client's port kept or not.
+func TestTrafficThroughMasquerade(t *testing.T) {
+	g := newGateway(t)
+	g.nft(strictFirewall)
+	g.nft("table inet theirs {\n\tchain post { type nat hook postrouting priority srcnat; policy accept; oifname \"g1\" masquerade; }\n}\n")
+	g.load(mustMake(t, parse(t, keepYAML), standard()))
+	g.alive(true)
+	g.proxy(61440, true)
+	for to, host := range map[string]string{to4: "10.0.2.1", to6: "fd00:2::1"} {
+		server := g.serve(to, lab.Echo)
+		for range 3 {
+			if _, err := g.echo(to, 8<<20); err != nil {
+				t.Fatalf("%s: %v\n%s", to, err, g.sh("cat /proc/net/nf_conntrack"))
+			}
+			if peer, ok := server.Last(); !ok || peer.From.Addr() != netip.MustParseAddr(host) {
+				t.Errorf("the server saw %v", peer.From)
+			}
+		}
+	}
+	if g.invalid() {
+		t.Errorf("the firewall has dropped packets as invalid:\n%s", g.sh("nft list table inet firewall"))
+	}
+}
+
 // What the plan does not take in, or cannot, goes its way: no worker, no listener, a flow that was there before, another program's listener.
 func TestTrafficPassesBy(t *testing.T) {
 	g := newGateway(t)
@@ -244,7 +268,7 @@ func TestTrafficPassesBy(t *testing.T) {
 		old[to] = c
 	}
 	yaml := keepYAML + "  # and by NAT\n"
-	yaml = strings.Replace(yaml, "listeners: {", "listeners: {nat: {intercept: {interfaces: [g0], ports: [110], method: redirect}}, ", 1)
+	yaml = strings.Replace(yaml, "listeners: {", "listeners: {nat: {intercept: {interfaces: [g0], ports: [110], method: redirect}}, plain: {intercept: {interfaces: [g0], ports: [81]}}, ", 1)
 	p := mustMake(t, parse(t, yaml), standard())
 	g.load(p)
 	g.alive(true)
@@ -261,7 +285,8 @@ func TestTrafficPassesBy(t *testing.T) {
 	if _, err := g.echo("10.0.2.2:3129", 1<<20); err != nil {
 		t.Errorf("beside another program's transparent listener: %v", err)
 	}
-	if _, err := g.echo(to4, 1<<20); err != nil { // nobody has opened the interception port
+	g.serve("10.0.2.2:81", lab.Echo)
+	if _, err := g.echo("10.0.2.2:81", 1<<20); err != nil { // nobody has opened the interception port
 		t.Errorf("nobody listens: %v", err)
 	}
 	g.proxy(61441, true)

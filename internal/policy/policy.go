@@ -48,23 +48,23 @@ func New(c *config.Config, pools map[string]*pool.Pool) map[string]*Rule {
 			r.must = n.SourcePort == config.SourcePortRequire
 			r.keep = r.must || n.SourcePort == config.SourcePortKeep
 		}
-		r.mark = mark(c.Kernel.Marks, r.keep, intercepting || r.client)
+		r.mark = mark(c.Kernel.Marks, r.client, intercepting || r.client)
 		r.plain = mark(c.Kernel.Marks, false, intercepting || r.client)
 		rules[n.Name] = r
 	}
 	return rules
 }
 
-// mark is the socket mark of upstream halves: the second bit of the mask says that a worker sent it, the third that it lives in its own
-// conntrack zone (package plan has the same order, and the rules that read them). Nothing in the kernel reads it when no
+// mark is the socket mark of upstream halves: the second bit of the mask says that a worker sent it, the third that it has
+// the client's address (package plan has the same order, and the rules that read them). Nothing in the kernel reads it when no
 // listener is transparent, and then the worker may lack the right to set one.
-func mark(mask uint32, zone, transparent bool) uint32 {
+func mark(mask uint32, client, transparent bool) uint32 {
 	if !transparent {
 		return 0
 	}
 	mask &= mask - 1
 	upstream := mask & -mask
-	if !zone {
+	if !client {
 		return upstream
 	}
 	mask &= mask - 1

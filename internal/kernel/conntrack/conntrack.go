@@ -1,4 +1,4 @@
-// Package conntrack removes connection tracking entries by a bit of their mark.
+// Package conntrack removes connection tracking entries by bits of their mark.
 package conntrack
 
 import (
@@ -17,10 +17,13 @@ const (
 	msgStats  = unix.NFNL_SUBSYS_CTNETLINK<<8 | 5
 
 	tupleOrig = 1
-	mark      = 8
+	statusOf  = 3
+	markOf    = 8
 	id        = 12
 	zone      = 18
 	markMask  = 21
+
+	seenReply = 2 // IPS_SEEN_REPLY
 
 	header = 4 // struct nfgenmsg
 )
@@ -37,9 +40,10 @@ func Open() (*Conn, error) {
 // Close closes the connection.
 func (c *Conn) Close() error { return c.s.Close() }
 
-// marked returns the entries whose mark has the bit, as messages. There are none when the kernel has no connection tracking.
-func (c *Conn) marked(bit uint32) ([]netlink.Message, error) {
-	body := wire.Append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, wire.BE32(mark, bit), wire.BE32(markMask, bit))
+// marked returns the entries whose mark has the value in the bits of mask, as messages. There are none when the kernel has no
+// connection tracking.
+func (c *Conn) marked(value, mask uint32) ([]netlink.Message, error) {
+	body := wire.Append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, wire.BE32(markOf, value), wire.BE32(markMask, mask))
 	list, err := c.s.Dump(wire.Message{Type: msgGet, Body: body, Operation: "list", Object: "conntrack entries"})
 	if wire.Is(err, unix.EINVAL, unix.EOPNOTSUPP, unix.ENOENT) {
 		return nil, nil // ctnetlink is not there, so nothing is tracked that we could see
@@ -53,13 +57,37 @@ func (c *Conn) Reachable() error {
 	return err
 }
 
-// Flush removes the entries whose mark has the bit, one by one and each by its tuple, zone and id, so that no mistake of a
-// kernel with the filter can empty the whole table. It returns how many it removed.
-func (c *Conn) Flush(bit uint32) (int, error) {
-	if bit == 0 {
+// Flush removes the entries whose mark has any of the bits. It returns how many it removed.
+func (c *Conn) Flush(bits uint32) (int, error) {
+	removed := 0
+	var errs []error
+	for ; bits != 0; bits &= bits - 1 {
+		n, err := c.FlushMarked(bits&-bits, bits&-bits)
+		removed += n
+		errs = append(errs, err)
+	}
+	return removed, errors.Join(errs...)
+}
+
+// FlushMarked removes the entries whose mark has the value in the bits of mask, one by one and each by its tuple, zone and id, so
+// that no mistake of a kernel with the filter can empty the whole table. A value of 0 removes nothing. It returns how many it removed.
+//
+// The next packet of such a connection begins a new entry. One that was NATed gets another address or port then, so TCP is reset by its
+// peer, and UDP goes on.
+func (c *Conn) FlushMarked(value, mask uint32) (int, error) {
+	return c.flush(value, mask, func(wire.Attrs) bool { return true })
+}
+
+// FlushUnanswered is FlushMarked for those entries alone of which no answer was seen.
+func (c *Conn) FlushUnanswered(value, mask uint32) (int, error) {
+	return c.flush(value, mask, func(as wire.Attrs) bool { return as.BE32(statusOf)&seenReply == 0 })
+}
+
+func (c *Conn) flush(value, mask uint32, which func(wire.Attrs) bool) (int, error) {
+	if value == 0 || value&^mask != 0 {
 		return 0, nil
 	}
-	list, err := c.marked(bit)
+	list, err := c.marked(value, mask)
 	if err != nil {
 		return 0, err
 	}
@@ -71,7 +99,7 @@ func (c *Conn) Flush(bit uint32) (int, error) {
 		}
 		as, err := wire.Decode(m.Data[header:])
 		tuple, ok := as.Get(tupleOrig)
-		if err != nil || !ok || as.BE32(mark)&bit == 0 {
+		if err != nil || !ok || as.BE32(markOf)&mask != value || !which(as) {
 			continue
 		}
 		attrs := []wire.Attr{wire.Bytes(tupleOrig|unix.NLA_F_NESTED, tuple)}
