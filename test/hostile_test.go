@@ -106,6 +106,34 @@ func TestHostileSettings(t *testing.T) {
 	}
 }
 
+// TestBehindMasquerade has the host masquerade towards the servers, beside a strict firewall: they see the host, and every mode works.
+func TestBehindMasquerade(t *testing.T) {
+	r := newRig(t, 1)
+	strictReversePath(r)
+	r.nft(firewall)
+	r.nft("table inet theirs {\n\tchain post { type nat hook postrouting priority srcnat; policy accept; oifname \"g1\" masquerade; }\n}\n")
+	r.serve(portTell, lab.Tell)
+	for _, name := range []string{"inbound", "inbound-redirect", "outbound-keep", "full-any", "full-keep"} {
+		m := modeNamed(name)
+		s := r.start(m.config(portTell))
+		for i, f := range families {
+			for range 20 {
+				v, seen := r.tell(m.to(f, portTell))
+				if host := []string{"10.0.2.1", "fd00:2::1"}[i]; seen.From.Addr().String() != host {
+					r.Errorf("%s, %s: the server saw %v, not %s", name, f.name, seen.From, host)
+				}
+				v.conn.Close()
+			}
+			v, _ := r.tell(m.to(f, portTell))
+			if err := v.bulk(4 << 20); err != nil {
+				r.Errorf("%s, %s, echo of 4 MiB: %v", name, f.name, err)
+			}
+		}
+		s.stop()
+	}
+	r.wantNothingInvalid()
+}
+
 // wantNothingInvalid wants the firewall's counters of invalid packets to be zero: conntrack understood both halves.
 func (r *rig) wantNothingInvalid() {
 	r.Helper()
