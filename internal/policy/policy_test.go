@@ -29,7 +29,7 @@ func TestDecide(t *testing.T) {
 		{name: "explicit beside an intercepting one", listener: config.Listener{Pool: "four", Source: config.SourceProxy},
 			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000"), Mark: upstream, PlainMark: upstream}},
 		{name: "outbound", alone: true, listener: config.Listener{Pool: "four", Source: config.SourceClient, SourcePort: config.SourcePortAny},
-			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000"), Source: addr("10.0.1.2:4000"), Mark: upstream, PlainMark: upstream}},
+			client: "10.0.1.2:4000", target: "10.0.1.1:8000", want: policy.Decision{Pool: four, Server: addr("10.0.1.1:8000"), Source: addr("10.0.1.2:4000"), Mark: upstream | zone, PlainMark: upstream}},
 		{name: "inbound", listener: config.Listener{Intercept: intercept, Source: config.SourceProxy},
 			client: "10.0.1.2:4000", target: "192.0.2.7:443", want: policy.Decision{Server: addr("192.0.2.7:443"), Mark: upstream, PlainMark: upstream}},
 		{name: "full, keep", listener: config.Listener{Intercept: intercept, Source: config.SourceClient, SourcePort: config.SourcePortKeep},
