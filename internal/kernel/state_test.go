@@ -33,7 +33,7 @@ func TestStateKeepsTheFirstFormerValues(t *testing.T) {
 			t.Errorf("%s: former value %q, want %q", name, former[name], want)
 		}
 	}
-	if !slices.Equal(s.Tables, []string{"salp", "salp-closed"}) || len(s.Rules) != 4 || len(s.Routes) != 2 || s.CTMark != 1<<31 || s.Ports["inline"] != 61440 || s.Ports["mail"] != 61441 {
+	if !slices.Equal(s.Tables, []string{"salp", "salp-closed"}) || len(s.Rules) != 4 || len(s.Routes) != 2 || s.CTMark != 3<<30 || s.Ports["inline"] != 61440 || s.Ports["mail"] != 61441 {
 		t.Errorf("state: %+v", s)
 	}
 }
