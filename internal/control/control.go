@@ -27,6 +27,7 @@ type Message struct {
 	Pools     *Pools     `json:"pools,omitempty"`
 	Table     *Table     `json:"table,omitempty"`
 	Elsewhere *Elsewhere `json:"elsewhere,omitempty"`
+	Content   *Content   `json:"content,omitempty"`
 	Watch     *Watch     `json:"watch,omitempty"` // to the monitor
 	Call      *Call      `json:"call,omitempty"`  // to the monitor
 	// From the worker; Ready and Beat from the monitor too.

@@ -11,7 +11,7 @@ func (m *Message) kind() string {
 	}{
 		{"sockets", m.Sockets != nil}, {"start", m.Start != nil}, {"drain", m.Drain != nil}, {"destroyed", m.Destroyed != nil},
 		{"ready", m.Ready != nil}, {"beat", m.Beat != nil}, {"destroy", m.Destroy != nil}, {"draining", m.Draining != nil}, {"bye", m.Bye != nil},
-		{"pools", m.Pools != nil}, {"table", m.Table != nil}, {"elsewhere", m.Elsewhere != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
+		{"pools", m.Pools != nil}, {"table", m.Table != nil}, {"elsewhere", m.Elsewhere != nil}, {"content", m.Content != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
 	} {
 		if field.set {
 			kind = field.name
@@ -42,6 +42,8 @@ func (m *Message) check(descriptors int) error {
 			return fmt.Errorf("control: start with %d descriptors instead of 1", descriptors)
 		}
 		return nil
+	case m.Content != nil:
+		return m.Content.check(descriptors)
 	case descriptors != 0:
 		return fmt.Errorf("control: %s with %d descriptors", m.kind(), descriptors)
 	case m.Drain != nil && m.Drain.Bound < 0:

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 )
 
@@ -70,7 +71,7 @@ type Page struct {
 
 // Pages makes pages. The zero value has the built-in ones; it may be used by all loops at once.
 type Pages struct {
-	own map[string]string // the operator's, by the name of the file
+	own atomic.Pointer[map[string]string] // the operator's, by the name of the file
 }
 
 // languages are those of the built-in texts. The first is for everyone who asks for none of them.

@@ -80,8 +80,8 @@ func TestOwnPages(t *testing.T) {
 	for name := range files {
 		names = append(names, name)
 	}
-	p, err := Read(names, func(name string) (io.Reader, error) { return strings.NewReader(files[name]), nil })
-	if err != nil {
+	p := &Pages{}
+	if err := p.Read(names, func(name string) (io.Reader, error) { return strings.NewReader(files[name]), nil }); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -93,11 +93,11 @@ func TestOwnPages(t *testing.T) {
 		}
 	}
 	for content, want := range map[string]string{strings.Repeat("x", MaxFile+1): "more than", "\xff": "UTF-8"} {
-		if _, err := Read([]string{"404.html"}, func(string) (io.Reader, error) { return strings.NewReader(content), nil }); err == nil || !strings.Contains(err.Error(), want) {
+		if err := p.Read([]string{"404.html"}, func(string) (io.Reader, error) { return strings.NewReader(content), nil }); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
-	if _, err := Read([]string{"404.html"}, func(string) (io.Reader, error) { return nil, errors.New("gone") }); err == nil {
+	if err := p.Read([]string{"404.html"}, func(string) (io.Reader, error) { return nil, errors.New("gone") }); err == nil {
 		t.Error("no error")
 	}
 }

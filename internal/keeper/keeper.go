@@ -46,6 +46,7 @@ type Options struct {
 	Version    string
 	Log        io.Writer       // where the log goes; nil: standard error
 	Reload     <-chan struct{} // each value is a request to read the configuration again; may be nil
+	Rotate     <-chan struct{} // each value is a request to open the access log anew; may be nil
 	Hurry      <-chan struct{} // a value cuts a drain short; may be nil
 	Upgrade    <-chan struct{} // each value is a request to have the program's file as it is now take this one's place; may be nil
 	Worker     []string        // the command that starts a worker; nil: this program's worker command
@@ -233,6 +234,8 @@ func (k *keeper) loop(ctx context.Context) {
 			request()
 		case <-k.options.Reload:
 			k.reload(nil)
+		case <-k.options.Rotate:
+			k.rotate()
 		case <-k.options.Upgrade:
 			k.upgrade("", nil)
 		case <-done:
@@ -243,6 +246,14 @@ func (k *keeper) loop(ctx context.Context) {
 		}
 		k.settle()
 	}
+}
+
+// rotate has every worker go on in an access log that is opened anew.
+func (k *keeper) rotate() {
+	for _, w := range k.workers {
+		go w.contents.rotate()
+	}
+	k.log.Info("access log is opened anew")
 }
 
 func (k *keeper) do(t task) {

@@ -203,6 +203,7 @@ func (r *resumption) commit() error {
 	for _, w := range k.workers {
 		go w.relayLog()
 		go w.listen(k.post)
+		w.watchContents()
 	}
 	return nil
 }

@@ -46,10 +46,11 @@ type worker struct {
 	stats    control.Stats
 	servers  []control.ServerStats
 	pools    []control.PoolStats
-	cut      int    // connections reset at the end of its drain
-	refusal  string // why the keeper ended it itself, for the log
-	hurried  bool   // its drain was cut short
-	again    bool   // it is to be listened to again as soon as its listener pauses
+	cut      int       // connections reset at the end of its drain
+	refusal  string    // why the keeper ended it itself, for the log
+	hurried  bool      // its drain was cut short
+	again    bool      // it is to be listened to again as soon as its listener pauses
+	contents *contents // files that it cannot open itself
 
 	last   *lastWords
 	logged chan struct{} // closed when its log has ended
@@ -82,6 +83,7 @@ func startWorker(o Options, cfg *config.Config, generation uint64, sockets []*gr
 	w.state, w.deadline, w.lastBeat = admin.WorkerStarting, now.Add(readyWithin), now
 	go w.relayLog()
 	go w.listen(post)
+	defer w.watchContents()
 	if err := w.begin(sockets); err != nil {
 		// What the worker said when it refused tells more than the broken socket does; the ended event carries it.
 		w.refusal = err.Error()
@@ -93,6 +95,14 @@ func startWorker(o Options, cfg *config.Config, generation uint64, sockets []*gr
 func newWorker(c *child, log *slog.Logger) *worker {
 	pid := c.process.Pid
 	return &worker{child: c, pid: pid, log: log.With("worker", pid), last: &lastWords{}, logged: make(chan struct{}), done: make(chan struct{})}
+}
+
+// watchContents hands the worker what changes of the files that its configuration names.
+func (w *worker) watchContents() {
+	if w.contents == nil {
+		w.contents = newContents(w.cfg, w.child.conn, w.log) // of a worker that another program started: it is sent everything again
+	}
+	go w.contents.watch(w.done)
 }
 
 func (w *worker) relayLog() {
@@ -108,6 +118,10 @@ func (w *worker) begin(sockets []*group) error {
 				return err
 			}
 		}
+	}
+	w.contents = newContents(w.cfg, w.child.conn, w.log)
+	if err := w.contents.first(); err != nil {
+		return err
 	}
 	fd, err := configFile(w.cfg)
 	if err != nil {

@@ -16,18 +16,20 @@ type socketGroup struct {
 	fds []int
 }
 
-// startOrder is Start with the text of the configuration.
+// startOrder is Start with the text of the configuration, and the files that came before it.
 type startOrder struct {
 	control.Start
 	text   []byte
 	memory memory
 	pools  *control.Pools // nil: the keeper knows nothing of them yet
+
+	contents []handed
 }
 
 // maxConfig bounds the configuration's text in bytes.
 const maxConfig = 16 << 20
 
-// receiveStart takes sockets until the keeper says Start.
+// receiveStart takes sockets and files until the keeper says Start.
 func receiveStart(conn *control.Conn, log *slog.Logger) ([]socketGroup, startOrder, error) {
 	var groups []socketGroup
 	order := startOrder{memory: memory{}}
@@ -36,13 +38,17 @@ func receiveStart(conn *control.Conn, log *slog.Logger) ([]socketGroup, startOrd
 		switch {
 		case err != nil:
 			closeGroups(groups)
+			closeContents(order.contents)
 			return nil, startOrder{}, fmt.Errorf("worker: waiting for Start: %w", err)
 		case m.Sockets != nil:
 			groups = append(groups, socketGroup{*m.Sockets, fds})
+		case m.Content != nil:
+			order.contents = append(order.contents, handed{*m.Content, fds})
 		case m.Start != nil:
 			text, err := readText(fds)
 			if err != nil {
 				closeGroups(groups)
+				closeContents(order.contents)
 				return nil, startOrder{}, err
 			}
 			order.Start, order.text = *m.Start, text

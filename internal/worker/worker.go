@@ -58,6 +58,8 @@ type worker struct {
 	cfg       *config.Config
 	engine    *engine.Engine
 	wiring    *wiring
+	services  *services
+	contents  chan handed // files that changed
 	destroyer *destroyer
 	messages  chan control.Message // closed when the keeper is gone
 	ended     chan struct{}        // closed when the engine has ended
@@ -69,6 +71,10 @@ func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log 
 	if err != nil {
 		return nil, fmt.Errorf("worker: the configuration that the keeper sent: %w", err)
 	}
+	services, err := newServices(cfg, start.contents, log)
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
 	loops := cfg.Workers
 	if loops <= 0 {
 		loops = runtime.GOMAXPROCS(0)
@@ -79,7 +85,7 @@ func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log 
 	}
 	w := &worker{
 		log: log, conn: conn, cfg: cfg, engine: e,
-		messages: make(chan control.Message), ended: make(chan struct{}),
+		messages: make(chan control.Message), ended: make(chan struct{}), services: services, contents: make(chan handed, 16),
 	}
 	w.destroyer = newDestroyer(conn.Send)
 	w.wiring = wire(cfg, e, sockets, start.memory, w.destroyer.destroy, log)
@@ -98,6 +104,8 @@ func (w *worker) run(ctx context.Context) error {
 	stop := make(chan struct{})
 	defer close(stop)
 	go w.receive(stop)
+	go w.services.follow(w.contents)
+	defer w.services.close()
 	go w.destroyer.run(stop)
 	w.wiring.watchLocal(stop, w.log)
 
@@ -230,6 +238,7 @@ func (w *worker) bye(cut int) error {
 // receive takes the keeper's messages. Those that no loop has to act on go straight to whom they concern.
 func (w *worker) receive(stop <-chan struct{}) {
 	defer close(w.messages)
+	defer close(w.contents)
 	for {
 		m, fds, err := w.conn.Receive()
 		if err != nil {
@@ -237,6 +246,10 @@ func (w *worker) receive(stop <-chan struct{}) {
 				w.log.Debug("control socket", "error", err)
 			}
 			return
+		}
+		if m.Content != nil {
+			w.contents <- handed{*m.Content, fds} // the keeper gives up on a worker that takes too long
+			continue
 		}
 		for _, fd := range fds {
 			os.NewFile(uintptr(fd), "unwanted").Close()
