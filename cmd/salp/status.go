@@ -54,6 +54,7 @@ func printStatus(w io.Writer, s *admin.Status) {
 	printKernel(w, p, s)
 	printWorkers(w, p, s)
 	printListeners(w, p, s.Listeners)
+	printPools(w, p, s.Pools)
 }
 
 func printKernel(w io.Writer, p paint, s *admin.Status) {
@@ -135,6 +136,12 @@ func where(l admin.Listener) string {
 // details lists what does not fit the table: ports that could not be kept, and errors by kind.
 func details(l admin.Listener) []string {
 	var lines []string
+	if l.Queue.Waiting > 0 || l.Queue.Dropped > 0 {
+		lines = append(lines, fmt.Sprintf("accept queue: %d of %d wait, %d dropped", l.Queue.Waiting, l.Queue.Bound, l.Queue.Dropped))
+	}
+	if l.Counters.Retries > 0 {
+		lines = append(lines, fmt.Sprintf("connects tried again before the client noticed: %d", l.Counters.Retries))
+	}
 	if l.Counters.PortFallbacks > 0 {
 		lines = append(lines, fmt.Sprintf("client's port kept %d times, taken %d times (another was used)", l.Counters.PortKept, l.Counters.PortFallbacks))
 	}

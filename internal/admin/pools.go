@@ -31,11 +31,13 @@ type PoolServer struct {
 	Checked        *Checked            `json:"checked,omitempty"`         // the last check, when there was one
 	Downs          uint64              `json:"downs"`                     // how often it went down
 	Fallback       string              `json:"fallback,omitempty"`        // it cannot answer through Salp: what is done instead
+	ProxyProtocol  string              `json:"proxy_protocol,omitempty"`  // that is spoken to it: v1, v2; "": none
 
 	Connections uint64            `json:"connections"` // that were made
 	Active      uint64            `json:"active"`
-	Queued      uint64            `json:"queued"`  // wait for this very server now
-	Retries     uint64            `json:"retries"` // connects that failed here and went on to another server
+	Queued      uint64            `json:"queued"`                 // wait for this very server now
+	Retries     uint64            `json:"retries"`                // connects that failed here and went on to another server
+	SameNetwork uint64            `json:"same_network,omitempty"` // connections of clients that it would have answered past Salp: see Fallback
 	BytesIn     uint64            `json:"bytes_in"`
 	BytesOut    uint64            `json:"bytes_out"`
 	Errors      map[string]uint64 `json:"errors,omitempty"` // by kind

@@ -113,7 +113,8 @@ type Listener struct {
 	OnFailure  string   `json:"on_failure,omitempty"`
 	Pool       string   `json:"pool,omitempty"`
 
-	Counters control.Listener `json:"counters"`
+	Counters control.Listener    `json:"counters"`
+	Queue    control.AcceptQueue `json:"accept_queue"` // connections that the worker has not taken yet
 }
 
 // Mode names what a listener does, by the two questions: does it intercept, and does the server see the client?

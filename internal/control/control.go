@@ -92,6 +92,15 @@ type Beat struct {
 	Stats   Stats         `json:"stats"`
 	Servers []ServerStats `json:"servers,omitempty"` // of pools
 	Pools   []PoolStats   `json:"pools,omitempty"`
+	Queues  []AcceptQueue `json:"queues,omitempty"` // of the listeners
+}
+
+// AcceptQueue is what the kernel holds of a listener's connections that the worker has not accepted yet.
+type AcceptQueue struct {
+	Listener string `json:"listener"`
+	Waiting  uint64 `json:"waiting"` // now, in the queues of all loops
+	Bound    uint64 `json:"bound"`   // how many may wait in all of them
+	Dropped  uint64 `json:"dropped"` // SYNs and connections that the kernel dropped since its sockets were opened, because a queue was full or for want of memory
 }
 
 // Stats are a worker's counters since it started, by listener name.

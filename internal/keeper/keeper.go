@@ -149,6 +149,7 @@ type keeper struct {
 	restarts   uint64
 	totals     totals
 	poolTotals poolTotals
+	tables     tables
 	lastReload *admin.Reload
 	repairing  repairing
 
@@ -165,7 +166,7 @@ func newKeeper(o Options, sink *logSink, host kernelHost) *keeper {
 	return &keeper{
 		options: o, sink: sink, log: log, kernel: host, systemd: newSystemd(log), since: time.Now(), agenda: agenda{},
 		events: make(chan workerEvent), kernelEvents: make(chan kernel.Event, 64), requests: make(chan func()), quit: make(chan struct{}),
-		sockets: sockets{}, totals: totals{}, poolTotals: newPoolTotals(), pause: restartFirst,
+		sockets: sockets{}, tables: tables{}, totals: totals{}, poolTotals: newPoolTotals(), pause: restartFirst,
 	}
 }
 
@@ -282,6 +283,7 @@ func (k *keeper) pulse(now time.Time) {
 		k.lookAfter(w, now)
 	}
 	k.refreshAlive(now)
+	k.tellElsewhere()
 	if due, planned := k.agenda[taskRestart]; planned && due.Sub(now) > longPause {
 		k.sockets.refuseWaiting(k.groups)
 	}
@@ -340,7 +342,7 @@ func (k *keeper) onWorker(e workerEvent) {
 func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 	switch {
 	case m.Beat != nil:
-		w.lastBeat, w.stats, w.servers, w.pools = now, m.Beat.Stats, m.Beat.Servers, m.Beat.Pools
+		w.lastBeat, w.stats, w.servers, w.pools, w.queues = now, m.Beat.Stats, m.Beat.Servers, m.Beat.Pools, m.Beat.Queues
 		if w.state == admin.WorkerHung {
 			w.state = admin.WorkerRunning
 			w.log.Info("worker answers again")
@@ -428,10 +430,18 @@ func (k *keeper) restart() {
 
 // start starts a worker, which is among k.workers until it has ended.
 func (k *keeper) start(cfg *config.Config, generation uint64, groups []*group) (*worker, error) {
-	w, err := startWorker(k.options, cfg, generation, groups, k.log, k.post)
+	with := outfit{sockets: groups, tables: k.tables}
+	if err := k.tables.fill(cfg); err != nil {
+		return nil, err
+	}
+	if m := k.elsewhere(nil, cfg); m != nil && len(m.Servers) > 0 {
+		with.first = append(with.first, control.Message{Elsewhere: m})
+	}
+	w, err := startWorker(k.options, cfg, generation, with, k.log, k.post)
 	if err != nil {
 		return nil, err
 	}
+	w.shares = len(with.first) > 0
 	k.workers = append(k.workers, w)
 	return w, nil
 }

@@ -95,6 +95,7 @@ func sumServer(a, b control.ServerStats) control.ServerStats {
 	a.Retries += b.Retries
 	a.BytesIn += b.BytesIn
 	a.BytesOut += b.BytesOut
+	a.SameNetwork += b.SameNetwork
 	a.Errors = errors
 	return a
 }
@@ -144,7 +145,7 @@ func (k *keeper) poolStatus() []admin.Pool {
 		c := counted.pools[p.Name]
 		d.Queued, d.QueueTimeouts, d.QueueFull, d.NoServer = c.Queued, c.QueueTimeouts, c.QueueFull, c.NoServer
 		for i := range p.Servers {
-			d.Servers = append(d.Servers, k.serverStatus(&p.Servers[i], counted.of(p.Name, p.Servers[i].String()))...)
+			d.Servers = append(d.Servers, k.serverStatus(p, &p.Servers[i], counted.of(p.Name, p.Servers[i].String()))...)
 		}
 		all = append(all, d)
 	}
@@ -152,14 +153,20 @@ func (k *keeper) poolStatus() []admin.Pool {
 }
 
 // serverStatus describes a server: once for each address that it has or had.
-func (k *keeper) serverStatus(s *config.Server, counted []control.ServerStats) []admin.PoolServer {
+func (k *keeper) serverStatus(p *config.Pool, s *config.Server, counted []control.ServerStats) []admin.PoolServer {
 	one := admin.PoolServer{Name: s.String(), State: control.ServerUp, Since: k.since, Weight: s.Weight, Backup: s.Backup, MaxConnections: s.MaxConnections}
+	if header := p.ProxyHeaderOf(s); header != config.ProxyHeaderNone {
+		one.ProxyProtocol = string(header)
+	}
 	var all []admin.PoolServer
 	describe := func(a netip.AddrPort, c control.ServerStats) {
 		d := one
 		d.Address = a.String()
 		d.Connections, d.Active, d.Queued, d.Retries = c.Connections, c.Active, c.Queued, c.Retries
 		d.BytesIn, d.BytesOut, d.Errors = c.BytesIn, c.BytesOut, c.Errors
+		if d.SameNetwork = c.SameNetwork; c.SameNetwork > 0 {
+			d.Fallback = string(p.SameNetwork)
+		}
 		all = append(all, d)
 	}
 	for _, c := range counted {

@@ -160,6 +160,7 @@ func (k *keeper) commit(now time.Time) {
 	k.agenda.drop(taskRestart)
 	k.totals.forget(k.cfg)
 	k.poolTotals.forget(k.cfg)
+	k.tables.keep(k.cfg)
 	k.refreshed = time.Time{} // a set that was made anew is empty
 	k.refreshAlive(now)
 	k.handover = &handover{to: p, from: old, until: now.Add(drainingWithin)}

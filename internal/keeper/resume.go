@@ -64,7 +64,7 @@ func resume(h *inherited, o Options) (*resumption, error) {
 	k.lock = &runDirLock{lock}
 	r := &resumption{from: h, saved: s, keeper: k, host: host}
 	k.recall(s, cfg)
-	if err := errors.Join(k.recallSockets(s), k.recallWorkers(s, configs)); err != nil {
+	if err := errors.Join(k.recallSockets(s), k.tables.recall(s.Tables), k.recallWorkers(s, configs)); err != nil {
 		return nil, err
 	}
 	return r, r.bring()

@@ -44,6 +44,7 @@ type saved struct {
 	Totals     totals                `json:"totals"`
 	Servers    []control.ServerStats `json:"servers,omitempty"` // totals
 	Pools      []control.PoolStats   `json:"pools,omitempty"`   // totals
+	Tables     []savedTable          `json:"tables,omitempty"`
 	Reload     *admin.Reload         `json:"reload,omitempty"`
 	Upgrade    admin.Upgrade         `json:"upgrade"` // the one that this is for
 	Repairs    []admin.Repair        `json:"repairs,omitempty"`
@@ -87,7 +88,7 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 	s := &saved{
 		Format: SavedFormat, Version: k.options.Version, PID: os.Getpid(), Since: k.since, ConfigFile: k.options.ConfigFile,
 		Generation: k.generation, Configs: map[uint64][]byte{k.generation: k.cfg.Text}, Ports: k.ports,
-		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)), Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Reload: k.lastReload, Upgrade: *k.lastUpgrade, Repairs: k.repairing.done, Repaired: k.repairing.count,
+		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)), Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Tables: k.tables.save(), Reload: k.lastReload, Upgrade: *k.lastUpgrade, Repairs: k.repairing.done, Repaired: k.repairing.count,
 	}
 	owner, err := k.kernel.Owner()
 	if err != nil {
@@ -136,6 +137,9 @@ func (s *saved) descriptors() []int {
 	all := []int{s.Files.Lock, s.Files.Admin, s.Files.Owner}
 	for _, g := range s.Sockets {
 		all = append(all, g.Files...)
+	}
+	for _, t := range s.Tables {
+		all = append(all, t.File)
 	}
 	for _, w := range s.Workers {
 		all = append(all, w.Control, w.Log)

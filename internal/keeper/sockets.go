@@ -95,7 +95,7 @@ func (s sockets) fill(cfg *config.Config, groups []*group) (opened map[place][]i
 
 // socketOptions returns the options of a group's sockets.
 func socketOptions(cfg *config.Config, g *group, l *config.Listener) sock.ListenOptions {
-	return sock.ListenOptions{Transparent: g.transparent, Keepalive: l.Keepalive, Mark: socketMark(cfg, g, l)}
+	return sock.ListenOptions{Transparent: g.transparent, Keepalive: l.Keepalive, Mark: socketMark(cfg, g, l), Backlog: l.Limits.Backlog}
 }
 
 // socketMark returns the mark of transparent sockets, which their connections inherit: by it kernel.Remove knows what they leave in

@@ -101,6 +101,7 @@ func (k *keeper) status(now time.Time) admin.Status {
 		Restarts:   k.restarts,
 		Reload:     k.lastReload,
 		Listeners:  []admin.Listener{},
+		Pools:      []admin.Pool{},
 		Kernel:     k.kernelStatus(),
 	}
 	for _, w := range k.workers {
@@ -116,6 +117,13 @@ func (k *keeper) status(now time.Time) admin.Status {
 	for _, l := range k.cfg.Listeners {
 		described := describe(l, k.ports[l.Name])
 		described.Counters = k.totals.of(l.Name, k.workers)
+		if k.current != nil {
+			for _, q := range k.current.queues {
+				if q.Listener == l.Name {
+					described.Queue = q
+				}
+			}
+		}
 		s.Listeners = append(s.Listeners, described)
 	}
 	s.Pools = k.poolStatus()

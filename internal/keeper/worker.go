@@ -46,6 +46,8 @@ type worker struct {
 	stats    control.Stats
 	servers  []control.ServerStats
 	pools    []control.PoolStats
+	queues   []control.AcceptQueue
+	shares   bool      // it was told that others have connections to its servers
 	cut      int       // connections reset at the end of its drain
 	refusal  string    // why the keeper ended it itself, for the log
 	hurried  bool      // its drain was cut short
@@ -67,13 +69,20 @@ type workerEvent struct {
 	err     error            // why, for gone and ended
 }
 
-// startWorker starts a worker, hands it the sockets and tells it to begin. Events go to post until the one that says ended.
-func startWorker(o Options, cfg *config.Config, generation uint64, sockets []*group, log *slog.Logger, post func(workerEvent)) (*worker, error) {
-	with, err := launchOf(cfg)
+// outfit is what a worker is handed before it begins.
+type outfit struct {
+	sockets []*group
+	tables  tables
+	first   []control.Message // what it is told before Start
+}
+
+// startWorker starts a worker, hands it its outfit and tells it to begin. Events go to post until the one that says ended.
+func startWorker(o Options, cfg *config.Config, generation uint64, with outfit, log *slog.Logger, post func(workerEvent)) (*worker, error) {
+	how, err := launchOf(cfg)
 	if err != nil {
 		return nil, err
 	}
-	child, err := spawn(o.Worker, with)
+	child, err := spawn(o.Worker, how)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +93,7 @@ func startWorker(o Options, cfg *config.Config, generation uint64, sockets []*gr
 	go w.relayLog()
 	go w.listen(post)
 	defer w.watchContents()
-	if err := w.begin(sockets); err != nil {
+	if err := w.begin(with); err != nil {
 		// What the worker said when it refused tells more than the broken socket does; the ended event carries it.
 		w.refusal = err.Error()
 		w.kill()
@@ -110,9 +119,9 @@ func (w *worker) relayLog() {
 	relayLog(w.child.stderr, w.log, w.last)
 }
 
-// begin sends the sockets and the start.
-func (w *worker) begin(sockets []*group) error {
-	for _, g := range sockets {
+// begin sends the outfit and the start.
+func (w *worker) begin(with outfit) error {
+	for _, g := range with.sockets {
 		for fds := range chunks(g.fds, control.MaxDescriptors) {
 			if err := w.child.conn.Send(control.Message{Sockets: &control.Sockets{Listener: g.listener, Address: g.address}}, fds...); err != nil {
 				return err
@@ -122,6 +131,14 @@ func (w *worker) begin(sockets []*group) error {
 	w.contents = newContents(w.cfg, w.child.conn, w.log)
 	if err := w.contents.first(); err != nil {
 		return err
+	}
+	if err := with.tables.send(w.child.conn, w.cfg); err != nil {
+		return err
+	}
+	for _, m := range with.first {
+		if err := w.child.conn.Send(m); err != nil {
+			return err
+		}
 	}
 	fd, err := configFile(w.cfg)
 	if err != nil {

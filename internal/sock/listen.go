@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,13 +78,34 @@ func listen(addr netip.AddrPort, o ListenOptions) (fd int, err error) {
 	if err := unix.Bind(fd, sa); err != nil {
 		return -1, os.NewSyscallError("bind", err)
 	}
-	if o.Backlog <= 0 {
-		o.Backlog = 65535
-	}
-	if err := unix.Listen(fd, o.Backlog); err != nil {
-		return -1, os.NewSyscallError("listen", err)
+	if err := SetBacklog(fd, o.Backlog); err != nil {
+		return -1, err
 	}
 	return fd, nil
+}
+
+// SetBacklog begins to listen, or changes how many connections may wait on a socket that does; 0: 65535. The kernel cuts it to net.core.somaxconn.
+func SetBacklog(fd, n int) error {
+	if n <= 0 {
+		n = 65535
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, n))
+}
+
+// AcceptQueue returns how many connections wait on a listening socket, how many may, and how often one or its SYN was dropped since the socket was
+// opened (tcp_get_info, net/ipv4/tcp.c; socket(7), SO_MEMINFO).
+func AcceptQueue(fd int) (waiting, bound, dropped uint32, err error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, 0, 0, os.NewSyscallError("getsockopt TCP_INFO", err)
+	}
+	const drops = 8 // SK_MEMINFO_DROPS, linux/sock_diag.h
+	var memory [drops + 1]uint32
+	size := uint32(unsafe.Sizeof(memory))
+	if e := getsockopt(fd, unix.SOL_SOCKET, unix.SO_MEMINFO, unsafe.Pointer(&memory), &size); e != 0 {
+		return 0, 0, 0, os.NewSyscallError("getsockopt SO_MEMINFO", e)
+	}
+	return info.Unacked, info.Sacked, memory[drops], nil
 }
 
 // Tune sets on a listening socket the options that its connections inherit: no Nagle delay, urgent bytes in the stream, and

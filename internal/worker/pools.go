@@ -160,6 +160,25 @@ func toldServer(name string, e *pool.Endpoint, c *pool.Counters) control.ServerS
 	return s
 }
 
+// queues tells what waits to be accepted, by listener.
+func (w *wiring) queues() []control.AcceptQueue {
+	all := make([]control.AcceptQueue, len(w.listeners))
+	for i, n := range w.listeners {
+		all[i].Listener = n.Name
+	}
+	for _, s := range w.watched {
+		waiting, bound, dropped, err := sock.AcceptQueue(s.fd)
+		if err != nil {
+			continue // it has been closed: the worker drains
+		}
+		q := &all[s.listener]
+		q.Waiting += uint64(waiting)
+		q.Bound += uint64(bound)
+		q.Dropped += uint64(dropped)
+	}
+	return all
+}
+
 func closeFDs(fds []int) {
 	for _, fd := range fds {
 		sock.Close(fd)

@@ -22,6 +22,7 @@ type startOrder struct {
 	text   []byte
 	memory memory
 	pools  *control.Pools // nil: the keeper knows nothing of them yet
+	others *control.Elsewhere
 
 	contents []handed
 }
@@ -57,6 +58,8 @@ func receiveStart(conn *control.Conn, log *slog.Logger) ([]socketGroup, startOrd
 			order.memory.open(m.Table, fds, log)
 		case m.Pools != nil:
 			order.pools = m.Pools
+		case m.Elsewhere != nil:
+			order.others = m.Elsewhere
 		default:
 			log.Warn("the keeper sent something else before Start")
 			closeFDs(fds)

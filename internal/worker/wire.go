@@ -27,6 +27,7 @@ type wiring struct {
 	pools     map[string]*pool.Pool
 	listeners []*listen.Listener
 	loops     []*loopWiring // by loop number
+	watched   []listening   // every listening socket once, until stopAccepting
 }
 
 // loopWiring is what one loop has. It is touched only on the loop once that turns.
@@ -94,7 +95,11 @@ func (w *wiring) share(cfg *config.Config, g socketGroup, log *slog.Logger) {
 		return
 	}
 	for _, fd := range g.fds {
+		w.watched = append(w.watched, listening{fd, g.Address, index})
 		if err := sock.Tune(fd, cfg.Listeners[index].Keepalive); err != nil {
+			log.Warn("listening socket", "listener", g.Listener, "address", g.Address, "error", err)
+		}
+		if err := sock.SetBacklog(fd, cfg.Listeners[index].Limits.Backlog); err != nil {
 			log.Warn("listening socket", "listener", g.Listener, "address", g.Address, "error", err)
 		}
 	}
@@ -136,6 +141,7 @@ func (w *wiring) stopAccepting(done <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
+	w.watched = nil
 	closed := make(map[int]bool)
 	for _, lw := range w.loops {
 		for _, s := range lw.sockets {

@@ -92,6 +92,9 @@ func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log 
 	if start.pools != nil {
 		w.wiring.setPools(start.pools, time.Now())
 	}
+	if start.others != nil {
+		w.wiring.setElsewhere(start.others)
+	}
 	return w, nil
 }
 
@@ -167,7 +170,7 @@ func (w *worker) beat() error {
 	if err := errors.Join(err, err2); err != nil {
 		return err
 	}
-	if err := w.conn.Send(control.Message{Beat: &control.Beat{Stats: stats, Servers: servers, Pools: pools}}); err != nil {
+	if err := w.conn.Send(control.Message{Beat: &control.Beat{Stats: stats, Servers: servers, Pools: pools, Queues: w.wiring.queues()}}); err != nil {
 		w.log.Debug("the keeper does not take a Beat", "error", err)
 	}
 	return nil

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"salp/internal/admin"
+	"salp/internal/control"
+)
+
+func printPools(w io.Writer, p paint, pools []admin.Pool) {
+	if len(pools) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "POOL\tSERVER\tSTATE\tWEIGHT\tOPEN\tTOTAL\tIN\tOUT\tERRORS\tRETRIED")
+	for _, pool := range pools {
+		for _, s := range pool.Servers {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%d\t%s\t%s\t%d\t%d\n", pool.Name, serverWords(s), stateWords(s), s.Weight, openWords(s),
+				s.Connections, size(s.BytesIn), size(s.BytesOut), total(s.Errors), s.Retries)
+		}
+	}
+	table.Flush()
+	for _, pool := range pools {
+		for _, line := range poolDetails(pool) {
+			fmt.Fprintf(w, "    %s %s\n", p.dim(pool.Name+":"), line)
+		}
+	}
+}
+
+// serverWords names a server, and its address where that is not its name.
+func serverWords(s admin.PoolServer) string {
+	words := s.Name
+	switch {
+	case s.Address == "":
+		words += " (no address)"
+	case s.Address != s.Name:
+		words += " (" + s.Address + ")"
+	}
+	if s.Backup {
+		words += ", backup"
+	}
+	if s.ProxyProtocol != "" {
+		words += ", PROXY " + s.ProxyProtocol
+	}
+	return words
+}
+
+func stateWords(s admin.PoolServer) string {
+	if s.State == control.ServerUp {
+		return string(s.State)
+	}
+	words := fmt.Sprintf("%s for %s", s.State, span(time.Since(s.Since)))
+	if s.Reason != "" {
+		words += ": " + s.Reason
+	}
+	return words
+}
+
+func openWords(s admin.PoolServer) string {
+	if s.MaxConnections > 0 {
+		return fmt.Sprintf("%d/%d", s.Active, s.MaxConnections)
+	}
+	return fmt.Sprint(s.Active)
+}
+
+// poolDetails lists what does not fit the table: the queue, connections that found no server, and those with another address than their source says.
+func poolDetails(pool admin.Pool) []string {
+	var lines []string
+	if pool.Queued+pool.QueueFull+pool.QueueTimeouts > 0 {
+		lines = append(lines, fmt.Sprintf("queue: %d wait, %d waited in vain, %d found it full", pool.Queued, pool.QueueTimeouts, pool.QueueFull))
+	}
+	if n := pool.NoServer; n > 0 {
+		lines = append(lines, fmt.Sprintf("no server was fit for %s", count(int(n), "connection")))
+	}
+	for _, s := range pool.Servers {
+		if s.SameNetwork > 0 {
+			lines = append(lines, fmt.Sprintf("%s: %s from clients that it would have answered past Salp; same_network is %s", s.Name, count(int(s.SameNetwork), "connection"), s.Fallback))
+		}
+	}
+	return lines
+}
