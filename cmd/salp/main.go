@@ -104,6 +104,7 @@ Start with 'sudo salp demo': it shows the whole in private network namespaces an
 		newStatusCommand(env),
 		newFeaturesCommand(env),
 		newReloadCommand(env),
+		newPoolCommand(env),
 		newUpgradeCommand(env),
 		newDownCommand(env),
 		newDemoCommand(env),

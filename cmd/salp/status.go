@@ -54,6 +54,9 @@ func printStatus(w io.Writer, s *admin.Status) {
 	printKernel(w, p, s)
 	printWorkers(w, p, s)
 	printListeners(w, p, s.Listeners)
+	if len(s.Pools) > 0 {
+		fmt.Fprintln(w)
+	}
 	printPools(w, p, s.Pools)
 }
 

@@ -10,16 +10,16 @@ import (
 	"salp/internal/control"
 )
 
+// printPools prints nothing when there are none.
 func printPools(w io.Writer, p paint, pools []admin.Pool) {
 	if len(pools) == 0 {
 		return
 	}
-	fmt.Fprintln(w)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "POOL\tSERVER\tSTATE\tWEIGHT\tOPEN\tTOTAL\tIN\tOUT\tERRORS\tRETRIED")
+	fmt.Fprintln(table, "POOL\tSERVER\tSTATE\tCHECK\tWEIGHT\tOPEN\tTOTAL\tIN\tOUT\tERRORS\tRETRIED")
 	for _, pool := range pools {
 		for _, s := range pool.Servers {
-			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%d\t%s\t%s\t%d\t%d\n", pool.Name, serverWords(s), stateWords(s), s.Weight, openWords(s),
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%d\t%s\t%s\t%d\t%d\n", pool.Name, serverWords(s), stateWords(s), checkWords(s.Checked), s.Weight, openWords(s),
 				s.Connections, size(s.BytesIn), size(s.BytesOut), total(s.Errors), s.Retries)
 		}
 	}

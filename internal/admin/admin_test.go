@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -23,6 +24,13 @@ func (f *fakeGateway) Status(context.Context) (Status, error) {
 		Counters: control.Listener{Accepted: 5, Errors: map[string]uint64{control.ErrorIdle: 1}}}}}, f.err
 }
 func (f *fakeGateway) Reload(context.Context) (uint64, error) { return 2, f.err }
+func (f *fakeGateway) SetServer(_ context.Context, w ServerWish) (ServerChange, error) {
+	if w.Server != "web/10.0.2.2:80" {
+		return ServerChange{}, fmt.Errorf("there is no server %s", w.Server)
+	}
+	return ServerChange{Pool: "web", Server: "10.0.2.2:80", State: w.State, Servers: 2, Up: 1}, nil
+}
+
 func (f *fakeGateway) Upgrade(context.Context, string) (UpgradeAnswer, error) {
 	return UpgradeAnswer{}, f.err
 }

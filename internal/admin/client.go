@@ -144,6 +144,22 @@ func (c *Client) Upgrade(ctx context.Context, binary string) (Upgrade, error) {
 	}
 }
 
+// SetServer has a server of a pool drained, in maintenance, or as its checks say.
+func (c *Client) SetServer(ctx context.Context, w ServerWish) (ServerChange, error) {
+	code, body, err := c.do(ctx, http.MethodPost, "/pool", w)
+	if err != nil {
+		return ServerChange{}, err
+	}
+	var a ServerChange
+	if err := json.Unmarshal(body, &a); err != nil {
+		return ServerChange{}, c.refused("pool", code, body)
+	}
+	if a.Error != "" {
+		return ServerChange{}, errors.New(a.Error)
+	}
+	return a, nil
+}
+
 // Stop has the gateway drain, remove what it has in the kernel, and end. It returns once that has begun.
 func (c *Client) Stop(ctx context.Context) error {
 	code, body, err := c.do(ctx, http.MethodPost, "/stop", nil)

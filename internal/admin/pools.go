@@ -43,6 +43,22 @@ type PoolServer struct {
 	Errors      map[string]uint64 `json:"errors,omitempty"` // by kind
 }
 
+// ServerChange is the answer of POST /pool: what a server was set to.
+type ServerChange struct {
+	Pool    string              `json:"pool"`
+	Server  string              `json:"server"` // as the configuration has it
+	State   control.ServerState `json:"state"`  // what was asked for; "up" is what checks say
+	Servers int                 `json:"servers"`
+	Up      int                 `json:"up"`              // how many of the pool's servers are up now
+	Error   string              `json:"error,omitempty"` // why nothing was changed
+}
+
+// ServerWish is the body of POST /pool.
+type ServerWish struct {
+	Server string              `json:"server"` // POOL/SERVER, or SERVER when one pool alone has it
+	State  control.ServerState `json:"state"`  // drain, maint, or up: what checks say
+}
+
 // Checked is how a check ended.
 type Checked struct {
 	At    time.Time `json:"at"`

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -21,6 +22,9 @@ const maxPath = 107
 // SocketPath returns where the gateway with that run directory answers.
 func SocketPath(runDir string) string { return filepath.Join(runDir, "salp.sock") }
 
+// maxWish bounds the body of a request in bytes.
+const maxWish = 64 << 10
+
 // Gateway is what the server asks and tells. Its methods are called by several goroutines at once.
 type Gateway interface {
 	Status(ctx context.Context) (Status, error)
@@ -29,6 +33,8 @@ type Gateway interface {
 	// Upgrade has another binary take the place of the running program, and returns once that is about to happen, or why it does not. An
 	// empty path means the file that the running program was started from.
 	Upgrade(ctx context.Context, binary string) (UpgradeAnswer, error)
+	// SetServer has a server of a pool drained, in maintenance, or as its checks say, until it is told otherwise.
+	SetServer(ctx context.Context, w ServerWish) (ServerChange, error)
 	// Stop returns once the gateway has begun to stop.
 	Stop(ctx context.Context) error
 }
@@ -165,6 +171,19 @@ func handler(gateway Gateway) http.Handler {
 			return
 		}
 		answer(w, http.StatusAccepted, result)
+	})
+	mux.HandleFunc("POST /pool", func(w http.ResponseWriter, r *http.Request) {
+		var wish ServerWish
+		err := json.NewDecoder(io.LimitReader(r.Body, maxWish)).Decode(&wish)
+		var change ServerChange
+		if err == nil {
+			change, err = gateway.SetServer(r.Context(), wish)
+		}
+		if err != nil {
+			answer(w, http.StatusUnprocessableEntity, ServerChange{Error: err.Error()})
+			return
+		}
+		answer(w, http.StatusOK, change)
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
 		if err := gateway.Stop(r.Context()); err != nil {

@@ -11,6 +11,7 @@ const (
 	taskDrain    task = "drain"    // stop accepting, when stopping
 	taskRepair   task = "repair"   // bring the kernel back to the plan
 	taskWatch    task = "watch"    // listen to the kernel again after that failed
+	taskMonitor  task = "monitor"  // start a monitor in place of one that ended
 	taskWatchdog task = "watchdog" // tell systemd that the keeper turns
 )
 

@@ -50,6 +50,7 @@ type Options struct {
 	Hurry      <-chan struct{} // a value cuts a drain short; may be nil
 	Upgrade    <-chan struct{} // each value is a request to have the program's file as it is now take this one's place; may be nil
 	Worker     []string        // the command that starts a worker; nil: this program's worker command
+	Monitor    []string        // the command that starts a monitor; nil: this program's monitor command
 	// Exec executes another program in this process, as syscall.Exec does, which it is when nil.
 	Exec func(path string, args, environment []string) error
 }
@@ -66,6 +67,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if o.Worker == nil {
 		o.Worker = []string{"/proc/self/exe", "worker"}
+	}
+	if o.Monitor == nil {
+		o.Monitor = []string{"/proc/self/exe", "monitor"}
 	}
 	left, err := inheritance()
 	if err != nil {
@@ -150,6 +154,8 @@ type keeper struct {
 	totals     totals
 	poolTotals poolTotals
 	tables     tables
+	servers    *servers // of the configuration in force
+	watching   watching
 	lastReload *admin.Reload
 	repairing  repairing
 
@@ -163,10 +169,15 @@ type keeper struct {
 
 func newKeeper(o Options, sink *logSink, host kernelHost) *keeper {
 	log := sink.logger()
+	known, err := recallServers(o.RunDir, time.Now())
+	if err != nil {
+		log.Warn("the file of servers' states cannot be read", "error", err)
+	}
 	return &keeper{
 		options: o, sink: sink, log: log, kernel: host, systemd: newSystemd(log), since: time.Now(), agenda: agenda{},
 		events: make(chan workerEvent), kernelEvents: make(chan kernel.Event, 64), requests: make(chan func()), quit: make(chan struct{}),
 		sockets: sockets{}, tables: tables{}, totals: totals{}, poolTotals: newPoolTotals(), pause: restartFirst,
+		servers: newServers(known, log),
 	}
 }
 
@@ -211,6 +222,7 @@ func (k *keeper) turn(ctx context.Context, begin func() error) error {
 		k.agenda.at(taskWatchdog, now)
 	}
 	k.loop(ctx)
+	k.endMonitor()
 	k.sockets.keep(nil)
 	return k.err
 }
@@ -271,6 +283,8 @@ func (k *keeper) do(t task) {
 		k.repair()
 	case taskWatch:
 		k.watch()
+	case taskMonitor:
+		k.observe()
 	case taskWatchdog:
 		k.agenda.at(taskWatchdog, now.Add(k.systemd.watchdogEvery))
 		k.systemd.tell(daemon.SdNotifyWatchdog)
@@ -284,6 +298,11 @@ func (k *keeper) pulse(now time.Time) {
 	}
 	k.refreshAlive(now)
 	k.tellElsewhere()
+	k.lookAfterMonitor(now)
+	k.commitWhenNamed(now)
+	if k.servers.tick(now) {
+		k.serversChanged(now)
+	}
 	if due, planned := k.agenda[taskRestart]; planned && due.Sub(now) > longPause {
 		k.sockets.refuseWaiting(k.groups)
 	}
@@ -348,6 +367,12 @@ func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 			w.log.Info("worker answers again")
 			k.refreshAlive(now)
 		}
+		if w.untold {
+			k.tellServers(w)
+		}
+		if k.servers.failures(w, m.Beat.Servers, now) {
+			k.serversChanged(now)
+		}
 	case m.Ready != nil:
 		k.onReady(w, now)
 	case m.Destroy != nil:
@@ -367,7 +392,8 @@ func (k *keeper) onReady(w *worker, now time.Time) {
 	w.state, w.lastBeat = admin.WorkerRunning, now
 	switch {
 	case k.pending != nil && k.pending.worker == w:
-		k.commit(now)
+		k.pending.ready = true
+		k.commitWhenNamed(now)
 	case w == k.current:
 		w.log.Info("worker ready in place of the one that ended")
 		k.refreshAlive(now)
@@ -382,6 +408,7 @@ func (k *keeper) onEnd(w *worker, err error, now time.Time) {
 	}
 	k.totals.add(w)
 	k.poolTotals.add(w)
+	k.servers.ended(w)
 	switch {
 	case k.pending != nil && k.pending.worker == w:
 		k.giveUp(errors.New("the new worker did not start: " + w.describeEnd(err)))
@@ -418,7 +445,7 @@ func (k *keeper) restart() {
 		k.agenda.at(taskRestart, time.Now().Add(pulseEvery)) // if this program is still there then
 		return
 	}
-	w, err := k.start(k.cfg, k.generation, k.groups)
+	w, err := k.start(k.servers, k.generation, k.groups)
 	if err != nil {
 		k.log.Error("worker cannot be started", "error", err, "again_in", k.pause)
 		k.agenda.at(taskRestart, time.Now().Add(k.pause))
@@ -429,10 +456,14 @@ func (k *keeper) restart() {
 }
 
 // start starts a worker, which is among k.workers until it has ended.
-func (k *keeper) start(cfg *config.Config, generation uint64, groups []*group) (*worker, error) {
+func (k *keeper) start(s *servers, generation uint64, groups []*group) (*worker, error) {
+	cfg := s.cfg
 	with := outfit{sockets: groups, tables: k.tables}
 	if err := k.tables.fill(cfg); err != nil {
 		return nil, err
+	}
+	if len(cfg.Pools) > 0 {
+		with.first = append(with.first, control.Message{Pools: s.told()})
 	}
 	if m := k.elsewhere(nil, cfg); m != nil && len(m.Servers) > 0 {
 		with.first = append(with.first, control.Message{Elsewhere: m})

@@ -136,7 +136,7 @@ func (t poolTotals) of(pool, server string) []control.ServerStats {
 	return all
 }
 
-// poolStatus describes the pools of the configuration in force. What servers are fit for is up to whoever looks after that.
+// poolStatus describes the pools of the configuration in force.
 func (k *keeper) poolStatus() []admin.Pool {
 	counted := k.poolTotals.all(k.workers)
 	var all []admin.Pool
@@ -152,31 +152,44 @@ func (k *keeper) poolStatus() []admin.Pool {
 	return all
 }
 
-// serverStatus describes a server: once for each address that it has or had.
+// serverStatus describes a server: once for each address that it has, or had and still has connections to.
 func (k *keeper) serverStatus(p *config.Pool, s *config.Server, counted []control.ServerStats) []admin.PoolServer {
-	one := admin.PoolServer{Name: s.String(), State: control.ServerUp, Since: k.since, Weight: s.Weight, Backup: s.Backup, MaxConnections: s.MaxConnections}
+	one := admin.PoolServer{Name: s.String(), State: control.ServerDown, Since: k.since, Weight: s.Weight, Backup: s.Backup, MaxConnections: s.MaxConnections}
 	if header := p.ProxyHeaderOf(s); header != config.ProxyHeaderNone {
 		one.ProxyProtocol = string(header)
 	}
 	var all []admin.PoolServer
-	describe := func(a netip.AddrPort, c control.ServerStats) {
+	describe := func(a netip.AddrPort) *admin.PoolServer {
 		d := one
 		d.Address = a.String()
-		d.Connections, d.Active, d.Queued, d.Retries = c.Connections, c.Active, c.Queued, c.Retries
-		d.BytesIn, d.BytesOut, d.Errors = c.BytesIn, c.BytesOut, c.Errors
-		if d.SameNetwork = c.SameNetwork; c.SameNetwork > 0 {
-			d.Fallback = string(p.SameNetwork)
+		if i := slices.IndexFunc(counted, func(c control.ServerStats) bool { return c.Address == a }); i >= 0 {
+			c := counted[i]
+			d.Connections, d.Active, d.Queued, d.Retries = c.Connections, c.Active, c.Queued, c.Retries
+			d.BytesIn, d.BytesOut, d.Errors = c.BytesIn, c.BytesOut, c.Errors
+			if d.SameNetwork = c.SameNetwork; c.SameNetwork > 0 {
+				d.Fallback = string(p.SameNetwork)
+			}
 		}
 		all = append(all, d)
+		return &all[len(all)-1]
+	}
+	for _, known := range k.servers.all {
+		if known.pool == p.Name && known.server == one.Name {
+			d := describe(known.address)
+			d.State, d.Since, d.Reason, d.Downs = known.state, known.since, known.reason, known.downs
+			if r := known.last; r != nil {
+				d.Checked = &admin.Checked{At: r.At, Took: r.RTT.Seconds(), Error: r.Error}
+			}
+		}
+	}
+	if len(all) == 0 && s.Host != "" {
+		one.Reason = k.servers.nameless(s.Host)
+		all = append(all, one)
 	}
 	for _, c := range counted {
-		describe(c.Address, c)
-	}
-	if len(all) == 0 && s.Host == "" {
-		describe(s.Address, control.ServerStats{})
-	}
-	if len(all) == 0 {
-		all = append(all, one)
+		if c.Active > 0 && k.servers.byKey[serverKey{p.Name, one.Name, c.Address}] == nil {
+			describe(c.Address).Reason = "the name has this address no more"
+		}
 	}
 	return all
 }

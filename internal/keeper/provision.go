@@ -25,7 +25,9 @@ type provision struct {
 	ports   map[string]uint16
 	groups  []*group
 	opened  map[place][]int // those of its sockets that nobody had before
+	servers *servers
 	worker  *worker
+	ready   bool // the worker is
 	answers []answerTo
 	began   time.Time
 }
@@ -45,11 +47,13 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 	if err := k.openSockets(p); err != nil {
 		return nil, err
 	}
+	p.servers = k.servers.next(cfg, p.began)
+	k.watching.stale = true
 	if !cfg.Worker() {
 		return p, nil // settle puts it in force
 	}
 	var err error
-	if p.worker, err = k.start(cfg, k.generation+1, p.groups); err != nil {
+	if p.worker, err = k.start(p.servers, k.generation+1, p.groups); err != nil {
 		k.sockets.undo(p.opened)
 		return nil, err
 	}
@@ -158,6 +162,8 @@ func (k *keeper) commit(now time.Time) {
 	k.generation++
 	k.pause = restartFirst
 	k.agenda.drop(taskRestart)
+	k.servers = p.servers
+	k.servers.commit(now)
 	k.totals.forget(k.cfg)
 	k.poolTotals.forget(k.cfg)
 	k.tables.keep(k.cfg)
@@ -171,6 +177,7 @@ func (k *keeper) commit(now time.Time) {
 	k.sockets.keep(k.groups)
 	k.sink.set(k.cfg.Logs)
 	k.watch()
+	k.serversChanged(now)
 	if old == nil {
 		k.handedOver(nil)
 	}
@@ -251,6 +258,7 @@ func (k *keeper) leftovers() bool {
 func (k *keeper) giveUp(err error) {
 	p := k.pending
 	k.pending = nil
+	k.watching.stale = true
 	k.sockets.undo(p.opened)
 	k.refused(err, p.answers)
 	if k.cfg == nil {
@@ -329,6 +337,9 @@ func (k *keeper) logRefusal(err error) {
 
 // settle begins what had to wait for the end of something else, and notices when all has ended.
 func (k *keeper) settle() {
+	if k.watching.stale {
+		k.observe()
+	}
 	if k.stopping {
 		k.refuseWaiting()
 		if len(k.workers) == 0 {

@@ -74,6 +74,10 @@ func resume(h *inherited, o Options) (*resumption, error) {
 func (k *keeper) recall(s *saved, cfg *config.Config) {
 	k.since, k.cfg, k.generation, k.ports = s.Since, cfg, s.Generation, s.Ports
 	k.restarts, k.lastReload, k.repairing.done, k.repairing.count = s.Restarts, s.Reload, s.Repairs, s.Repaired
+	now := time.Now()
+	k.servers = k.servers.next(cfg, now)
+	k.servers.commit(now)
+	k.watching.stale = true
 	if s.Totals != nil {
 		k.totals = s.Totals
 	}

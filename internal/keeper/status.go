@@ -80,6 +80,14 @@ func (g *gateway) Upgrade(ctx context.Context, binary string) (admin.UpgradeAnsw
 	}
 }
 
+// SetServer implements admin.Gateway.
+func (g *gateway) SetServer(ctx context.Context, w admin.ServerWish) (c admin.ServerChange, err error) {
+	if e := g.do(ctx, func() { c, err = g.keeper.setServer(w.Server, w.State, time.Now()) }); e != nil {
+		return admin.ServerChange{}, e
+	}
+	return c, err
+}
+
 // Stop implements admin.Gateway.
 func (g *gateway) Stop(ctx context.Context) error {
 	return g.do(ctx, func() { g.keeper.stop("asked to by the admin socket") })

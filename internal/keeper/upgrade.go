@@ -296,6 +296,11 @@ func (k *keeper) replace() error {
 			return err
 		}
 	}
+	if err := k.servers.remember(k.options.RunDir, time.Now()); err != nil {
+		k.log.Warn("states of servers cannot be remembered for the new program", "error", err)
+	}
+	k.endMonitor()
+	k.watching.stale = true
 	k.systemd.reloading()
 	k.log.Info("the new program takes over", "version", k.lastUpgrade.To)
 	args := []string{"salp", "run", "--config", k.options.ConfigFile, "--run-dir", k.options.RunDir}

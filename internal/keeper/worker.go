@@ -44,6 +44,7 @@ type worker struct {
 	deadline time.Time // to be ready (starting) or to have ended (draining)
 	lastBeat time.Time
 	stats    control.Stats
+	untold   bool // it does not know the servers' states yet
 	servers  []control.ServerStats
 	pools    []control.PoolStats
 	queues   []control.AcceptQueue
