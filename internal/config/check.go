@@ -41,7 +41,8 @@ func check(cfg *Config, refused map[string]bool) Errors {
 	}
 	c.access()
 	c.links()
-	c.listenCollisions()
+	c.listenCollisions(c.ownBy(false))
+	c.listenCollisions(c.ownBy(true))
 	c.interceptCollisions()
 	c.portCollisions()
 	return c.errs
@@ -174,10 +175,15 @@ type ownAddress struct {
 	at   Path
 }
 
-// own returns every address of listen keys, in the order of the file.
-func (c *checker) own() []ownAddress {
+// own returns every TCP address of listen keys, in the order of the file.
+func (c *checker) own() []ownAddress { return c.ownBy(false) }
+
+func (c *checker) ownBy(udp bool) []ownAddress {
 	var all []ownAddress
 	for _, l := range c.cfg.Listeners {
+		if (l.Transport == TransportUDP) != udp {
+			continue
+		}
 		for i, a := range l.Listen {
 			if a.IsValid() {
 				all = append(all, ownAddress{a, l.Name, Path{"listeners", l.Name, "listen", i}})
@@ -202,8 +208,7 @@ func (c *checker) listenerReachedBy(to netip.AddrPort) string {
 }
 
 // listenCollisions looks for addresses that two listeners, or one twice, would listen on.
-func (c *checker) listenCollisions() {
-	all := c.own()
+func (c *checker) listenCollisions(all []ownAddress) {
 	ports := map[netip.AddrPort]ownAddress{} // wildcard addresses
 	for _, o := range all {
 		if o.addr.Addr().IsUnspecified() {

@@ -65,6 +65,7 @@ func (c *checker) kernelPool(l *Listener, p *Pool) {
 	if p.SameNetwork != SameNetworkProxy && l.Source == SourceClient {
 		fault(at.with("same_network"), "same_network: "+string(p.SameNetwork)+" needs a worker", "remove the key")
 	}
+	c.families(l, p)
 	for i, s := range p.Servers {
 		if s.MaxConnections > 0 {
 			fault(at.with("servers").with(i).with("max_connections"), "max_connections needs the number of connections that the server has", "remove the key")
@@ -74,6 +75,27 @@ func (c *checker) kernelPool(l *Listener, p *Pool) {
 		}
 		if s.Address.Addr().IsLoopback() {
 			fault(at.with("servers").with(i), "the kernel sends no packet from outside to a loopback address", "use another address of the server")
+		}
+	}
+}
+
+// families looks for addresses whose clients have no server of their family: the kernel translates no family into the other.
+func (c *checker) families(l *Listener, p *Pool) {
+	if l.Source == SourceClient {
+		return // clientSource says the same
+	}
+	has4, has6 := false, false
+	for _, s := range p.Servers {
+		ip := s.Address.Addr()
+		if !ip.IsValid() {
+			return // a name may have addresses of both families
+		}
+		has4, has6 = has4 || ip.Is4(), has6 || ip.Is6()
+	}
+	for i, a := range l.Listen {
+		if a.IsValid() && len(p.Servers) > 0 && (a.Addr().Is4() && !has4 || a.Addr().Is6() && !has6) {
+			c.fault(Path{"listeners", l.Name, "listen", i}, fmt.Sprintf("pool %s has no server of the family of %s, and the kernel does not translate one into the other", p.Name, a),
+				"add such a server to the pool, or remove this address")
 		}
 	}
 }

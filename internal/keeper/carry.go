@@ -111,7 +111,7 @@ func takesIn(t plan.Table, name string) bool {
 func ruleTakesIn(t plan.Table, r plan.NFTRule) bool {
 	return slices.ContainsFunc(r.Exprs, func(e plan.Expr) bool {
 		switch e := e.(type) {
-		case plan.TProxy, plan.Redirect, plan.RejectReset, plan.InSet:
+		case plan.TProxy, plan.Redirect, plan.RejectReset, plan.InSet, plan.RateOver, plan.Meter:
 			return true
 		case plan.Jump:
 			return takesIn(t, e.Chain)

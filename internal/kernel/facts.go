@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,8 @@ func (h *Host) Facts() (plan.Facts, error) {
 	if err != nil {
 		return plan.Facts{}, err
 	}
-	f := plan.Facts{Interfaces: interfaces, IPv6: h.ipv6(), TProxy: h.tproxy()}
+	f := plan.Facts{Interfaces: interfaces, IPv6: h.ipv6(), TProxy: h.able(&h.canDivert, "nft tproxy", "nft tproxy IPv6", "nft socket"),
+		KernelPath: h.able(&h.canForward, "nft kernel path")}
 	s, _, err := h.load()
 	if err != nil {
 		return plan.Facts{}, err
@@ -65,14 +67,14 @@ func (h *Host) hearsRA(i plan.Interface, s *state) bool {
 	return ours || v == "1" && i.AcceptsRA
 }
 
-// tproxy says whether the kernel can divert. The answer is kept: a kernel does not unlearn it, and asking waits for all
+// able says whether the kernel can do all of some trials. The answer is kept: a kernel does not unlearn it, and asking waits for all
 // processors once.
-func (h *Host) tproxy() plan.Support {
-	if known := plan.Support(h.canDivert.Load()); known != plan.Unknown {
+func (h *Host) able(kept *atomic.Int32, trials ...string) plan.Support {
+	if known := plan.Support(kept.Load()); known != plan.Unknown {
 		return known
 	}
 	all := plan.Yes
-	for _, name := range []string{"nft tproxy", "nft tproxy IPv6", "nft socket"} {
+	for _, name := range trials {
 		support, _ := h.try(name)
 		if support != plan.Yes {
 			all = support
@@ -81,6 +83,6 @@ func (h *Host) tproxy() plan.Support {
 			break
 		}
 	}
-	h.canDivert.Store(int32(all))
+	kept.Store(int32(all))
 	return all
 }

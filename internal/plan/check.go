@@ -22,6 +22,10 @@ func check(cfg *config.Config, f Facts) config.Errors {
 	c := &checker{cfg: cfg, facts: f, ports: Ports(cfg, f)}
 	for _, l := range cfg.Listeners {
 		for i, a := range l.Listen {
+			if l.Via == config.ViaKernel {
+				c.kernelPath(config.Path{"listeners", l.Name}, a, i)
+				continue
+			}
 			c.listen(config.Path{"listeners", l.Name, "listen", i}, a)
 		}
 		if l.Intercept != nil {
@@ -53,6 +57,17 @@ func (c *checker) listen(at config.Path, a netip.AddrPort) {
 	if other, ok := c.heldBy(a); ok {
 		c.fault(at, fmt.Sprintf("port %d is in use: another program listens on %s", a.Port(), other),
 			fmt.Sprintf("find it with  ss -ltnp 'sport = :%d'  and stop it, or use another port", a.Port()))
+	}
+}
+
+// kernelPath checks what the kernel is to send to servers. The address need not be this host's: that it passes is enough.
+func (c *checker) kernelPath(at config.Path, a netip.AddrPort, i int) {
+	if a.Addr().Is6() && !c.facts.IPv6 {
+		c.fault(append(at, "listen", i), fmt.Sprintf("%s is an IPv6 address and this kernel has no IPv6", a), "remove it, or boot with IPv6")
+	}
+	if c.facts.KernelPath == No && i == 0 {
+		c.fault(append(at[:2:2], "via"), "this kernel cannot send connections to servers by itself: it lacks nft_nat, nft_masq, nft_hash or nft_numgen",
+			"load or install those modules (salp features tells which), or use  via: proxy")
 	}
 }
 
@@ -184,7 +199,7 @@ func wildcard(f Family) netip.Addr {
 
 // support refuses what needs the nft tproxy and socket expressions on a kernel that is known to lack them.
 func (c *checker) support(l *config.Listener) {
-	if c.facts.TProxy != No {
+	if c.facts.TProxy != No || l.Via == config.ViaKernel {
 		return
 	}
 	at := config.Path{"listeners", l.Name}

@@ -79,9 +79,11 @@ func interceptChain(t taken) string { return "intercept-" + t.name }
 func (r *recipe) intercept(t taken) Chain {
 	rules := r.hostsOwn(bareSYN)
 	rules = append(rules,
-		rule("no worker: let it pass by", bareSYN, InSet{Set: AliveSet, Not: true}, SetCTMark{Bits: r.marks.Intercepted, Clear: true}, back),
-		rule("take this connection in", bareSYN, SetCTMark{Bits: r.marks.Intercepted}),
-	)
+		rule("no worker: let it pass by", bareSYN, InSet{Set: AliveSet, Not: true}, SetCTMark{Bits: r.marks.Intercepted, Clear: true}, back))
+	if t.limits != "" {
+		rules = append(rules, rule("its rates", bareSYN, Jump{Chain: t.limits}))
+	}
+	rules = append(rules, rule("take this connection in", bareSYN, SetCTMark{Bits: r.marks.Intercepted}))
 	for _, f := range r.families {
 		rules = append(rules, r.tproxy(f, t.port))
 	}

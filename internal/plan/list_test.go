@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,12 +39,24 @@ func TestNFTListsTheSameText(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = strings.ReplaceAll(got, " # progname nft\n", "\n") // whose the table is
-		if want := p.NFTText(); got != want {
+		got = sortedRows(strings.ReplaceAll(got, " # progname nft\n", "\n")) // whose the table is
+		if want := sortedRows(p.NFTText()); got != want {
 			t.Errorf("nft lists:\n%s\nprinted:\n%s", got, want)
 		}
 	})
 }
+
+// sortedRows sorts the elements of concatenations, which the kernel returns in any order.
+func sortedRows(text string) string {
+	return rows.ReplaceAllStringFunc(text, func(set string) string {
+		parts := rows.FindStringSubmatch(set)
+		elements := strings.Split(parts[2], ",\n\t\t\t     ")
+		slices.Sort(elements)
+		return parts[1] + strings.Join(elements, ",\n\t\t\t     ") + " }"
+	})
+}
+
+var rows = regexp.MustCompile(`(?s)(\t\ttype [a-z0-9_]+ \. [^\n]*\n(?:\t\tflags [^\n]*\n)?\t\telements = \{ )(.*?) \}`)
 
 // The commands for ip and sysctl run, and do what the plan says.
 func TestShellTakesTheCommands(t *testing.T) {

@@ -14,7 +14,7 @@ func Make(cfg *config.Config, f Facts) (Plan, error) {
 	}
 	r := newRecipe(cfg, f)
 	var p Plan
-	for _, t := range []Table{r.table(), r.closedTable()} {
+	for _, t := range []Table{r.table(), r.closedTable(), r.poolsTable(cfg)} {
 		if len(t.Chains) > 0 {
 			p.Tables = append(p.Tables, t)
 		}
@@ -43,29 +43,34 @@ type recipe struct {
 	borrows     bool    // some listener has source: client, so upstream halves are transparent
 	keeps       bool    // some listener keeps the client's address of what it takes in, so that the halves need a conntrack zone to be told apart
 	interfaces  []Interface
+	listeners   []*config.Listener
 	intercepted bool
+	forwards    bool // some listener's connections are carried by the kernel
 }
 
 // taken is what one listener takes in, and the local port it arrives at.
 type taken struct {
 	name       string
+	listener   *config.Listener
 	interfaces []string
 	ports      []PortRange
 	port       uint16
-	client     bool // the server sees the client's address
+	client     bool   // the server sees the client's address
+	limits     string // the chain that bounds new connections, or ""
 }
 
 func newRecipe(cfg *config.Config, f Facts) *recipe {
 	r := &recipe{kernel: cfg.Kernel, marks: MarksIn(cfg.Kernel.Marks), families: families(f), facts: f}
-	r.interfaces = byName(f.Interfaces)
+	r.interfaces, r.listeners = byName(f.Interfaces), cfg.Listeners
 	local := Ports(cfg, f)
 	for _, l := range cfg.Listeners {
-		r.borrows = r.borrows || l.Source == config.SourceClient
+		r.borrows = r.borrows || l.Source == config.SourceClient && l.Via != config.ViaKernel
+		r.forwards = r.forwards || l.Via == config.ViaKernel
 		if l.Intercept == nil {
 			continue
 		}
 		r.keeps = r.keeps || l.Source == config.SourceClient
-		t := taken{name: l.Name, interfaces: ifnames(l.Intercept.Interfaces), ports: joined(l.Intercept.Ports), port: local[l.Name],
+		t := taken{name: l.Name, listener: l, interfaces: ifnames(l.Intercept.Interfaces), ports: joined(l.Intercept.Ports), port: local[l.Name],
 			client: l.Source == config.SourceClient}
 		if l.Intercept.Method == config.MethodRedirect {
 			r.redirected = append(r.redirected, t)
@@ -115,7 +120,13 @@ func (r *recipe) table() Table {
 	if r.intercepted {
 		t.Sets = []Set{aliveSet}
 	}
-	t.Chains = slices.Concat(r.zoneChains(), r.divertChains(), r.redirectChains())
+	r.limits(&t)
+	for _, taken := range [][]taken{r.tproxied, r.redirected} {
+		for i := range taken {
+			taken[i].limits = t.limited(taken[i].listener, r.families)
+		}
+	}
+	t.Chains = slices.Concat(t.Chains, r.zoneChains(), r.divertChains(), r.redirectChains())
 	return t
 }
 

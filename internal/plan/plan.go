@@ -59,11 +59,21 @@ type Sysctl struct {
 // Facts is what a plan needs to know about the host. Package kernel gathers it; tests write it by hand.
 type Facts struct {
 	Interfaces []Interface       `json:"interfaces"`
-	Listening  []netip.AddrPort  `json:"listening"` // TCP sockets that listen now, those of this Salp left out; one that serves both families is there twice
-	Ports      map[string]uint16 `json:"ports"`     // local port of each intercepting listener that already has one, by listener name
-	IPv6       bool              `json:"ipv6"`      // the kernel has IPv6
-	TProxy     Support           `json:"tproxy"`    // nft tproxy and socket expressions work
-	Links      []LinkFacts       `json:"links"`     // of each link of the configuration, in the order of the file
+	Listening  []netip.AddrPort  `json:"listening"`   // TCP sockets that listen now, those of this Salp left out; one that serves both families is there twice
+	Ports      map[string]uint16 `json:"ports"`       // local port of each intercepting listener that already has one, by listener name
+	IPv6       bool              `json:"ipv6"`        // the kernel has IPv6
+	TProxy     Support           `json:"tproxy"`      // nft tproxy and socket expressions work
+	Servers    []ServerFact      `json:"servers"`     // of pools, as far as the keeper knows more than the file
+	KernelPath Support           `json:"kernel_path"` // nft can translate addresses and choose by hash and by number
+	Links      []LinkFacts       `json:"links"`       // of each link of the configuration, in the order of the file
+}
+
+// ServerFact is one address of one server of a pool, and whether it takes new connections.
+type ServerFact struct {
+	Pool    string         `json:"pool"`
+	Server  string         `json:"server"` // as the configuration names it
+	Address netip.AddrPort `json:"address"`
+	Up      bool           `json:"up"`
 }
 
 // Interface is a network interface of the host.

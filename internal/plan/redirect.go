@@ -32,6 +32,9 @@ func redirectChain(t taken) string { return "redirect-" + t.name }
 
 func (r *recipe) redirect(t taken) Chain {
 	rules := append(r.hostsOwn(), rule("no worker: let it pass by", InSet{Set: AliveSet, Not: true}, back))
+	if t.limits != "" {
+		rules = append(rules, rule("its rates", Jump{Chain: t.limits}))
+	}
 	for _, f := range r.families {
 		if names := r.redirectable(f, t.interfaces); len(names) > 0 {
 			rules = append(rules, rule("to the listener; the mark says whose entry it is", NFProto{Family: f}, IIFName{Names: names},

@@ -47,7 +47,7 @@ func (r *recipe) routes() []Route {
 // sysctls makes the host a router, which it must be for what is not taken in and for every connection while no worker lives.
 // An interface that is configured by router advertisements would lose its routes when forwarding comes on, so they come first.
 func (r *recipe) sysctls() []Sysctl {
-	if !r.intercepted {
+	if !r.intercepted && !r.forwards {
 		return nil
 	}
 	all := []Sysctl{{Name: "net/ipv4/ip_forward", Value: "1", Why: "what is not taken in must pass"}}

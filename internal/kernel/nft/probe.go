@@ -43,6 +43,8 @@ func Trials() []Trial {
 		{"nft limit", rules(plan.RateOver{Rate: plan.Rate{Count: 1, Per: "second", Burst: 1}})},
 		{"nft limit by address", meterRule(plan.Meter{Set: "s", Key: plan.Fields{plan.IPSaddr}, Rate: plan.Rate{Count: 1, Per: "second", Burst: 1}})},
 		{"nft connections by address", meterRule(plan.Meter{Set: "s", Key: plan.Fields{plan.IPSaddr}, Connections: 1})},
+		{"nft kernel path", rules(plan.VMap{Key: plan.JHash{Fields: plan.Fields{plan.IPSaddr}, Mod: 2, Seed: 1}, Entries: oneWay},
+			plan.VMap{Key: plan.NumGen{Mod: 2}, Entries: oneWay}, plan.Masquerade{}, plan.DNAT{Family: plan.IPv4, To: netip.MustParseAddrPort("192.0.2.1:0")})},
 		{"nft named counters", func(tx *transaction) error {
 			tx.addTable(trialTable, false, nil)
 			tx.addCounter(trialTable, "n")
