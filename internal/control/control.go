@@ -136,6 +136,7 @@ const (
 	ErrorNoDestination  = "no_destination" // REDIRECT's conntrack entry was gone, or nobody intercepted this connection
 	ErrorDescriptors    = "descriptors"    // out of file descriptors
 	ErrorInternal       = "internal"
+	ErrorDenied         = "denied"        // by an access rule, or not what the listener takes
 	ErrorNoServer       = "no_server"     // no server of the pool was fit: all are down, or of the other address family
 	ErrorQueueFull      = "queue_full"    // every server had its max_connections, and the queue of the pool was full
 	ErrorQueueTimeout   = "queue_timeout" // waited in the queue of the pool in vain

@@ -229,7 +229,7 @@ func (a *Attempt) reach(l *engine.Loop, link uint32) Progress {
 	if a.dialer.Own.Has(a.dial.Server) {
 		return a.fail(listen.Loop)
 	}
-	a.dial.Source, a.dial.KeepPort, a.dial.Mark = d.Source, d.KeepPort, d.Mark|link
+	a.dial.Source, a.dial.KeepPort, a.dial.Mark, a.dial.DSCP = d.Source, d.KeepPort, d.Mark|link, d.DSCP
 	if a.around {
 		a.dial.Source, a.dial.KeepPort, a.dial.Mark = netip.AddrPort{}, false, d.PlainMark|link
 	}
@@ -291,3 +291,6 @@ func (a *Attempt) again(l *engine.Loop, free bool) Progress {
 }
 
 func taken(e syscall.Errno) bool { return e == syscall.EADDRNOTAVAIL || e == syscall.EADDRINUSE }
+
+// Address is that of the server that is tried or connected.
+func (a *Attempt) Address() netip.AddrPort { return a.dial.Server }

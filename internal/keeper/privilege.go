@@ -62,11 +62,22 @@ func needs(cfg *config.Config, p plan.Plan, who identity, firstFreePort uint16) 
 // needsRaw returns the name of a listener that takes CAP_NET_RAW, "" when none does.
 func needsRaw(cfg *config.Config) string {
 	for _, l := range cfg.Listeners {
-		if l.Via != config.ViaKernel && (l.Source == config.SourceClient || l.Intercept != nil) {
+		if l.Via != config.ViaKernel && (l.Source == config.SourceClient || l.Intercept != nil || marks(cfg, l)) {
 			return l.Name
 		}
 	}
 	return ""
+}
+
+// marks says whether the listener's connections to servers may get a mark or a link, which takes CAP_NET_RAW since Linux 5.17 (socket(7), SO_MARK).
+func marks(cfg *config.Config, l *config.Listener) bool {
+	marked := l.Marking.Mark != 0 || l.Marking.Link != ""
+	if list := cfg.AccessList(l.Access); list != nil {
+		for _, rule := range list.Rules {
+			marked = marked || rule.Mark != 0 || rule.Link != ""
+		}
+	}
+	return marked
 }
 
 // missing says which capabilities this process lacks, all at once; nil when none.

@@ -14,7 +14,7 @@ var errorKinds = []string{
 	control.ErrorServerReset, control.ErrorClientLost, control.ErrorServerLost, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
 	control.ErrorLoop, control.ErrorNoDestination, control.ErrorDescriptors, control.ErrorInternal,
 	control.ErrorClientLost, control.ErrorServerLost, control.ErrorNoServer, control.ErrorQueueFull, control.ErrorQueueTimeout,
-	control.ErrorSameNetwork, control.ErrorProxyHeader,
+	control.ErrorDenied, control.ErrorSameNetwork, control.ErrorProxyHeader,
 }
 
 // add takes in the last counters of a worker that has ended.

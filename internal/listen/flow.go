@@ -61,7 +61,8 @@ const (
 	QueueTimeout
 	SameNetwork
 	ProxyHeader
-	Kinds // how many there are
+	Denied // by an access rule, or for not being what the listener takes
+	Kinds  // how many there are
 )
 
 // Counters count one listener's connections on one loop.

@@ -2,6 +2,7 @@
 package policy
 
 import (
+	"math/bits"
 	"net/netip"
 
 	"salp/internal/config"
@@ -18,6 +19,7 @@ type Decision struct {
 	RequirePort  bool           // rather no connection than another port
 	Mark         uint32         // of the upstream socket, without the bits of a link
 	PlainMark    uint32         // the same of a socket that has the host's own address after all
+	DSCP         uint8          // of packets to the server, plus one; 0: the kernel's own
 	Link         uint32         // the mark bits of the link to take; 0: the routing decides
 	Alternatives []uint32       // those of the links to try, in this order, when the server cannot be reached by Link
 }
@@ -30,6 +32,8 @@ type Rule struct {
 	must   bool
 	mark   uint32
 	plain  uint32
+	given  *config.Marking
+	links  map[string]uint32 // the mark bits of links by name
 }
 
 // New makes the rules of a configuration, by listener name. pools are its pools by name.
@@ -38,9 +42,13 @@ func New(c *config.Config, pools map[string]*pool.Pool) map[string]*Rule {
 	for _, n := range c.Listeners {
 		intercepting = intercepting || n.Intercept != nil
 	}
+	links := make(map[string]uint32)
+	for i, link := range c.Links {
+		links[link.Name] = uint32(i+1) << bits.TrailingZeros32(c.Kernel.LinkMarks)
+	}
 	rules := make(map[string]*Rule)
 	for _, n := range c.Listeners {
-		r := &Rule{client: n.Source == config.SourceClient}
+		r := &Rule{client: n.Source == config.SourceClient, given: &n.Marking, links: links}
 		if n.Pool != "" {
 			r.pool = pools[n.Pool]
 		}
@@ -77,5 +85,21 @@ func (r *Rule) Decide(f *listen.Flow) (Decision, listen.Kind, bool) {
 	if r.client {
 		d.Source, d.KeepPort, d.RequirePort = f.Client, r.keep, r.must
 	}
+	r.Mark(&d, r.given)
 	return d, 0, true
+}
+
+// Mark gives a decision the marks of an access rule, in the place of those that the listener gives.
+func (r *Rule) Mark(d *Decision, m *config.Marking) {
+	if m == nil || *m == (config.Marking{}) {
+		return
+	}
+	d.Mark, d.PlainMark = r.mark|m.Mark, r.plain|m.Mark
+	d.DSCP = 0
+	if m.DSCP != nil {
+		d.DSCP = *m.DSCP + 1
+	}
+	if link := r.links[m.Link]; link != 0 {
+		d.Link, d.Alternatives = link, nil
+	}
 }

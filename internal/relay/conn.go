@@ -22,6 +22,7 @@ type conn struct {
 	next    *conn // in the relay's free list
 	lease   *listen.Lease
 	attempt *dial.Attempt // nil once the server is connected
+	note    *Note         // nil: nobody wants to know
 	place   dial.Server   // from then on
 	slot    engine.Slot
 	last    int64 // when it was accepted, or connected, or a byte last moved
@@ -102,6 +103,9 @@ func (c *conn) early(l *engine.Loop, ev engine.Event) {
 
 // take takes the connected socket over. more says that the client has sent something already.
 func (c *conn) take(more bool) {
+	if c.note != nil {
+		c.note.Server = c.attempt.Address()
+	}
 	fd, place, sent := c.attempt.Take(more)
 	c.fd[server], c.place, c.attempt = int32(fd), place, nil
 	c.dir[client].sent = sent
@@ -153,6 +157,7 @@ func (c *conn) timer(l *engine.Loop) {
 
 // fail counts why the connection ends, and resets both sides.
 func (c *conn) fail(l *engine.Loop, kind listen.Kind) {
+	c.note.failed(kind)
 	c.relay.counters.Errors[kind]++
 	c.reset(l)
 }
@@ -173,6 +178,7 @@ func (c *conn) broken(l *engine.Loop, side int, e syscall.Errno) {
 		kind = listen.ClientLost
 	}
 	c.relay.counters.Errors[kind]++
+	c.note.failed(kind)
 	c.lastWords(l, side)
 	c.reset(l)
 }
@@ -204,6 +210,15 @@ func (c *conn) forget(l *engine.Loop) {
 		c.place.End()
 	}
 	l.Remove(c.slot)
+	if c.note != nil {
+		c.note.Done(c.note)
+	}
 	c.relay.listener.End(c.relay.counters, c.lease)
 	c.relay.give(c)
+}
+
+func (n *Note) failed(kind listen.Kind) {
+	if n != nil && !n.Failed {
+		n.Failed, n.Kind = true, kind
+	}
 }

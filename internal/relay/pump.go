@@ -265,6 +265,9 @@ func (c *conn) end(l *engine.Loop, i int) bool {
 
 func (c *conn) count(l *engine.Loop, i, n int) {
 	c.last = l.Now()
+	if c.note != nil {
+		c.note.count(i, n)
+	}
 	if i == client {
 		c.relay.counters.BytesIn += uint64(n)
 		c.place.Counters().BytesIn += uint64(n)
@@ -299,3 +302,11 @@ func (c *conn) lastWords(l *engine.Loop, side int) {
 }
 
 var _ listen.Server = (*Relay)(nil)
+
+func (n *Note) count(side, bytes int) {
+	if side == client {
+		n.In += uint64(bytes)
+	} else {
+		n.Out += uint64(bytes)
+	}
+}

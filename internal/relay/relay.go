@@ -8,6 +8,7 @@
 package relay
 
 import (
+	"net/netip"
 	"time"
 
 	"salp/internal/config"
@@ -53,13 +54,29 @@ func (r *Relay) Serve(l *engine.Loop, fd int, f *listen.Flow) {
 		r.listener.End(r.counters, f.Lease)
 		return
 	}
+	r.Carry(l, fd, f, &d, nil)
+}
+
+// Note tells of a connection that has ended to who asked for it.
+type Note struct {
+	Server  netip.AddrPort // the zero value: none was reached
+	In, Out uint64         // bytes from the client and to it
+	Failed  bool
+	Kind    listen.Kind // why, when it failed
+	Done    func(*Note) // is called once, on the loop
+}
+
+// Carry is Serve for a connection that has been decided about. Bytes that the client has sent are still in its socket. With a note it is told of
+// the end. Flow and decision are only read during the call.
+func (r *Relay) Carry(l *engine.Loop, fd int, f *listen.Flow, d *policy.Decision, note *Note) {
 	c := r.take()
+	c.note = note
 	c.fd = [2]int32{int32(fd), -1}
 	c.lease = f.Lease
 	c.last = l.Now()
 	c.slot = l.Add(c)
 	var p dial.Progress
-	if c.attempt, p = r.dialer.Start(l, c.slot, server, f, &d); p == dial.Failed {
+	if c.attempt, p = r.dialer.Start(l, c.slot, server, f, d); p == dial.Failed {
 		c.fail(l, c.attempt.Kind)
 		return
 	}

@@ -14,6 +14,7 @@ type Dial struct {
 	Source   netip.AddrPort // whose address the server sees; the zero value: the host's own
 	KeepPort bool           // the server sees the port of Source too, not one that the kernel chooses
 	Mark     uint32         // SO_MARK; 0: none
+	DSCP     uint8          // plus one; 0: the kernel's own
 }
 
 // Connect starts to connect and returns without waiting: the socket polls writable when it is connected, and in error when that
@@ -51,6 +52,11 @@ func (d *Dial) connect(fd int) syscall.Errno {
 			return e
 		}
 	}
+	if d.DSCP != 0 {
+		if e := d.setDSCP(fd); e != 0 {
+			return e
+		}
+	}
 	if d.Source.IsValid() {
 		if e := d.bind(fd); e != 0 {
 			return e
@@ -60,6 +66,14 @@ func (d *Dial) connect(fd int) syscall.Errno {
 	size := r.set(d.Server)
 	_, _, e := syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&r)), size)
 	return e
+}
+
+// setDSCP sets the upper six bits of the traffic class (ip(7), ipv6(7)).
+func (d *Dial) setDSCP(fd int) syscall.Errno {
+	if d.Server.Addr().Is4() {
+		return setInt(fd, unix.IPPROTO_IP, unix.IP_TOS, int(d.DSCP-1)<<2)
+	}
+	return setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int(d.DSCP-1)<<2)
 }
 
 // bind takes the source address. Without a port the kernel must not choose one before it knows the server, or all servers share

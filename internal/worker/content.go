@@ -12,6 +12,7 @@ import (
 	"salp/internal/control"
 	"salp/internal/errorpage"
 	"salp/internal/htpasswd"
+	"salp/internal/resolve"
 	"salp/internal/sock"
 )
 
@@ -34,13 +35,16 @@ type services struct {
 	pages map[string]*errorpage.Pages // by the name of the directory; "" has the built-in ones
 	lines *accesslog.Log              // nil: there is none
 
+	resolver *resolve.Resolver // of names that requests and TLS clients have
+
 	files   map[string][]byte // of certificates and keys
 	changed func(name string) // is told of one that changed; nil: nobody is
 }
 
 // newServices reads everything that came before Start. What is wrong with a file is an error with its place in the configuration.
 func newServices(cfg *config.Config, contents []handed, log *slog.Logger) (*services, error) {
-	s := &services{cfg: cfg, log: log, rules: access.Compile(cfg), users: map[string]*htpasswd.Users{}, pages: map[string]*errorpage.Pages{"": {}}, files: map[string][]byte{}}
+	s := &services{cfg: cfg, log: log, rules: access.Compile(cfg), users: map[string]*htpasswd.Users{}, pages: map[string]*errorpage.Pages{"": {}}, files: map[string][]byte{},
+		resolver: resolve.New(resolve.Options{Servers: cfg.Resolvers.Servers, Timeout: cfg.Resolvers.Timeout, MinTTL: cfg.Resolvers.MinTTL, MaxTTL: cfg.Resolvers.MaxTTL})}
 	for _, l := range cfg.Listeners {
 		if l.Errors.Pages != "" {
 			s.pages[l.Errors.Pages] = &errorpage.Pages{}

@@ -23,6 +23,7 @@ var kinds = [listen.Kinds]string{
 	listen.NoDestination:  control.ErrorNoDestination,
 	listen.Descriptors:    control.ErrorDescriptors,
 	listen.Internal:       control.ErrorInternal,
+	listen.Denied:         control.ErrorDenied,
 	listen.NoServer:       control.ErrorNoServer,
 	listen.QueueFull:      control.ErrorQueueFull,
 	listen.QueueTimeout:   control.ErrorQueueTimeout,

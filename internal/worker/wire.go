@@ -10,6 +10,7 @@ import (
 	"salp/internal/config"
 	"salp/internal/dial"
 	"salp/internal/engine"
+	"salp/internal/gate"
 	"salp/internal/listen"
 	"salp/internal/policy"
 	"salp/internal/pool"
@@ -34,6 +35,7 @@ type wiring struct {
 type loopWiring struct {
 	counters  []*listen.Counters // by index of wiring.listeners
 	relays    []*relay.Relay
+	servers   []listen.Server // who takes accepted connections: a relay, or what stands before it
 	sockets   []listening
 	acceptors []*listen.Acceptor
 }
@@ -45,7 +47,7 @@ type listening struct {
 	listener int // index of wiring.listeners
 }
 
-func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, destroy dial.Destroy, log *slog.Logger) *wiring {
+func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, destroy dial.Destroy, s *services, log *slog.Logger) *wiring {
 	w := &wiring{cfg: cfg, engine: e, networks: &dial.Networks{}, pools: makePools(cfg, len(e.Loops()), m)}
 	w.networks.Learned = func(client netip.Prefix, server netip.Addr) {
 		log.Warn("a server does not answer clients through this machine; for a minute its connections for them have same_network's address", "clients", client, "server", server)
@@ -69,7 +71,9 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 			c := &listen.Counters{}
 			lw.counters = append(lw.counters, c)
 			d := dial.New(dial.Options{Counters: c, Own: w.own, Networks: w.networks, Destroy: destroy, Connect: n.Timeouts.Connect})
-			lw.relays = append(lw.relays, relay.New(n, w.listeners[i], c, rules[n.Name], d))
+			r := relay.New(n, w.listeners[i], c, rules[n.Name], d)
+			lw.relays = append(lw.relays, r)
+			lw.servers = append(lw.servers, w.before(n, gate.Options{Config: n, Listener: w.listeners[i], Counters: c, Relay: r, Rule: rules[n.Name], Pools: w.pools}, s))
 		}
 		w.loops = append(w.loops, lw)
 	}
@@ -77,6 +81,16 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 		w.share(cfg, g, log)
 	}
 	return w
+}
+
+// before returns who takes a listener's connections: the relay itself where nothing is asked about them.
+func (w *wiring) before(n *config.Listener, o gate.Options, s *services) listen.Server {
+	if !gate.Wanted(w.cfg, n) {
+		return o.Relay
+	}
+	o.Access, o.Routes, o.Log, o.Resolver = s.rules.List(n.Access), s.rules.Routes(n.Name), s.lines, s.resolver
+	o.Cause = func(k listen.Kind) string { return kinds[k] }
+	return gate.New(o)
 }
 
 // share gives the sockets of a group to the loops in turn. Where there are fewer of the one than of the other, after a change
@@ -115,7 +129,7 @@ func (w *wiring) accept(done <-chan struct{}) error {
 	err := w.engine.Collect(done, func(l *engine.Loop) {
 		lw := w.loops[l.Number()]
 		for _, s := range lw.sockets {
-			a, err := listen.Accept(l, s.fd, s.address, w.listeners[s.listener], lw.counters[s.listener], lw.relays[s.listener])
+			a, err := listen.Accept(l, s.fd, s.address, w.listeners[s.listener], lw.counters[s.listener], lw.servers[s.listener])
 			if err != nil {
 				errs[l.Number()] = fmt.Errorf("worker: accept on %s: %w", s.address, err)
 				return
@@ -182,7 +196,7 @@ func (w *wiring) abort(done <-chan struct{}) (int, error) {
 	cut := make([]int, len(w.loops))
 	err := w.engine.Collect(done, func(l *engine.Loop) {
 		l.Each(func(h engine.Handler) {
-			if relay.Abort(l, h) || listen.Abort(l, h) {
+			if relay.Abort(l, h) || gate.Abort(l, h) || listen.Abort(l, h) {
 				cut[l.Number()]++
 			}
 		})

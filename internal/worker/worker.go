@@ -88,7 +88,7 @@ func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log 
 		messages: make(chan control.Message), ended: make(chan struct{}), services: services, contents: make(chan handed, 16),
 	}
 	w.destroyer = newDestroyer(conn.Send)
-	w.wiring = wire(cfg, e, sockets, start.memory, w.destroyer.destroy, log)
+	w.wiring = wire(cfg, e, sockets, start.memory, w.destroyer.destroy, services, log)
 	if start.pools != nil {
 		w.wiring.setPools(start.pools, time.Now())
 	}
