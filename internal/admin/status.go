@@ -22,6 +22,7 @@ type Status struct {
 	Restarts   uint64     `json:"restarts"`          // workers that were replaced because they crashed or hung
 	Reload     *Reload    `json:"reload,omitempty"`  // the last one, when there was one
 	Upgrade    *Upgrade   `json:"upgrade,omitempty"` // the last one, when there was one
+	Reloads    Reloads    `json:"reloads"`
 	Listeners  []Listener `json:"listeners"`
 	Pools      []Pool     `json:"pools,omitempty"`
 	Links      []Link     `json:"links,omitempty"`
@@ -62,6 +63,12 @@ type Reload struct {
 	At    time.Time `json:"at"`
 	Good  bool      `json:"good"`
 	Error string    `json:"error,omitempty"` // why the old configuration stayed
+}
+
+// Reloads counts them since the gateway was started.
+type Reloads struct {
+	Good    uint64 `json:"good"`
+	Refused uint64 `json:"refused"`
 }
 
 // Upgrade is the outcome of one, or one that is under way.
@@ -112,9 +119,16 @@ type Listener struct {
 	SourcePort string   `json:"source_port,omitempty"`
 	OnFailure  string   `json:"on_failure,omitempty"`
 	Pool       string   `json:"pool,omitempty"`
+	Limits     Limits   `json:"limits"`
 
 	Counters control.Listener    `json:"counters"`
 	Queue    control.AcceptQueue `json:"accept_queue"` // connections that the worker has not taken yet
+}
+
+// Limits bound a listener; 0: no bound.
+type Limits struct {
+	Connections int `json:"connections"`
+	PerClient   int `json:"per_client"`
 }
 
 // Mode names what a listener does, by the two questions: does it intercept, and does the server see the client?
@@ -138,6 +152,7 @@ type Kernel struct {
 	Differences []string `json:"differences,omitempty"` // what the next repair would do
 	Error       string   `json:"error,omitempty"`       // why it could not be compared or repaired
 	Repairs     []Repair `json:"repairs,omitempty"`     // the last ones, oldest first
+	Repaired    uint64   `json:"repaired"`              // how many there were
 }
 
 // Repair is one thing that another program changed and Salp put back.

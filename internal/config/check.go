@@ -43,6 +43,7 @@ func check(cfg *Config, refused map[string]bool) Errors {
 	c.links()
 	c.listenCollisions(c.ownBy(false))
 	c.listenCollisions(c.ownBy(true))
+	c.metrics()
 	c.interceptCollisions()
 	c.portCollisions()
 	return c.errs

@@ -22,6 +22,7 @@ type Config struct {
 	User      string // whom the worker runs as; "": salp if there is such a user, else nobody
 	Drain     time.Duration
 	Logs      Logs
+	Metrics   *Metrics // nil: none are served
 	Kernel    Kernel
 
 	places places // where each value stands in Text, for Fault

@@ -73,6 +73,7 @@ var root = mapping(rootRules,
 		example: "logs: {format: json, level: info}",
 		aka:     []string{"log", "logging"},
 	}, logsKeys, func(c *Config) *Logs { return &c.Logs }),
+	metricsField,
 	prop(entry{key: "kernel",
 		doc: "The numbers and names that Salp takes from what the whole machine shares. The defaults keep clear of the programs known to take such " +
 			"numbers; change them only when something else on the machine has them. `salp plan` shows where each one is used.",

@@ -157,6 +157,7 @@ type keeper struct {
 	servers    *servers // of the configuration in force
 	watching   watching
 	lastReload *admin.Reload
+	reloads    admin.Reloads
 	repairing  repairing
 
 	upgrading   *upgrading     // nil: no upgrade is under way

@@ -205,6 +205,7 @@ func (k *keeper) handedOver(w *worker) {
 	k.log.Info("ready", "generation", k.generation, "listeners", len(k.cfg.Listeners), "worker", who, "open_files", k.files, "took", took)
 	if k.generation > 1 {
 		k.lastReload = &admin.Reload{At: time.Now(), Good: true}
+		k.reloads.Good++
 	}
 	k.systemd.ready(k.statusLine())
 	for _, answer := range p.answers {
@@ -314,6 +315,7 @@ func (k *keeper) beginReload(answers []answerTo) {
 func (k *keeper) refused(err error, answers []answerTo) {
 	if k.cfg != nil {
 		k.lastReload = &admin.Reload{At: time.Now(), Error: err.Error()}
+		k.reloads.Refused++
 		k.logRefusal(err)
 		k.systemd.ready(k.statusLine())
 	}

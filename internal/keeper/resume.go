@@ -78,6 +78,7 @@ func (k *keeper) recall(s *saved, cfg *config.Config) {
 	k.servers = k.servers.next(cfg, now)
 	k.servers.commit(now)
 	k.watching.stale = true
+	k.reloads = s.Reloads
 	if s.Totals != nil {
 		k.totals = s.Totals
 	}

@@ -46,6 +46,7 @@ type saved struct {
 	Pools      []control.PoolStats   `json:"pools,omitempty"`   // totals
 	Tables     []savedTable          `json:"tables,omitempty"`
 	Reload     *admin.Reload         `json:"reload,omitempty"`
+	Reloads    admin.Reloads         `json:"reloads"`
 	Upgrade    admin.Upgrade         `json:"upgrade"` // the one that this is for
 	Repairs    []admin.Repair        `json:"repairs,omitempty"`
 	Repaired   uint64                `json:"repaired"`
@@ -88,7 +89,9 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 	s := &saved{
 		Format: SavedFormat, Version: k.options.Version, PID: os.Getpid(), Since: k.since, ConfigFile: k.options.ConfigFile,
 		Generation: k.generation, Configs: map[uint64][]byte{k.generation: k.cfg.Text}, Ports: k.ports,
-		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)), Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Tables: k.tables.save(), Reload: k.lastReload, Upgrade: *k.lastUpgrade, Repairs: k.repairing.done, Repaired: k.repairing.count,
+		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)),
+		Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Tables: k.tables.save(), Reload: k.lastReload, Reloads: k.reloads,
+		Upgrade: *k.lastUpgrade, Repairs: k.repairing.done, Repaired: k.repairing.count,
 	}
 	owner, err := k.kernel.Owner()
 	if err != nil {

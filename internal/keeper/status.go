@@ -30,7 +30,7 @@ func (g *gateway) do(ctx context.Context, f func()) error {
 
 // Status implements admin.Gateway.
 func (g *gateway) Status(ctx context.Context) (s admin.Status, err error) {
-	err = g.do(ctx, func() { s = g.keeper.status(time.Now()) })
+	err = g.do(ctx, func() { s = g.keeper.status(time.Now(), true) })
 	return s, err
 }
 
@@ -93,8 +93,8 @@ func (g *gateway) Stop(ctx context.Context) error {
 	return g.do(ctx, func() { g.keeper.stop("asked to by the admin socket") })
 }
 
-// status describes the gateway now. It belongs to the loop.
-func (k *keeper) status(now time.Time) admin.Status {
+// status describes the gateway now, and compares the kernel with the plan if that is wanted, which takes time. It belongs to the loop.
+func (k *keeper) status(now time.Time, compare bool) admin.Status {
 	s := admin.Status{
 		Version:    k.options.Version,
 		PID:        os.Getpid(),
@@ -108,9 +108,10 @@ func (k *keeper) status(now time.Time) admin.Status {
 		Workers:    []admin.Worker{},
 		Restarts:   k.restarts,
 		Reload:     k.lastReload,
+		Reloads:    k.reloads,
 		Listeners:  []admin.Listener{},
 		Pools:      []admin.Pool{},
-		Kernel:     k.kernelStatus(),
+		Kernel:     k.kernelStatus(compare),
 	}
 	for _, w := range k.workers {
 		s.Workers = append(s.Workers, admin.Worker{PID: w.pid, Version: w.version, Generation: w.generation, State: w.state, Since: w.since, Connections: w.connections()})
@@ -168,14 +169,14 @@ func (k *keeper) takesIn(now time.Time) bool {
 	return k.alive || k.plan.Empty()
 }
 
-// kernelStatus compares the kernel with the plan.
-func (k *keeper) kernelStatus() admin.Kernel {
-	s := admin.Kernel{Needed: !k.plan.Empty(), Repairs: slices.Clone(k.repairing.done), Error: k.repairing.failure}
+// kernelStatus tells how the kernel is, or was when it was last looked at.
+func (k *keeper) kernelStatus(compare bool) admin.Kernel {
+	s := admin.Kernel{Needed: !k.plan.Empty(), Repairs: slices.Clone(k.repairing.done), Repaired: k.repairing.count, Error: k.repairing.failure}
 	if s.Error == "" {
 		s.Error = k.repairing.unfit
 	}
-	if !s.Needed {
-		s.InSync = true
+	if !s.Needed || !compare {
+		s.InSync = s.Error == ""
 		return s
 	}
 	differences, err := k.kernel.Diff(k.plan)
@@ -197,6 +198,7 @@ func describe(l *config.Listener, localPort uint16) admin.Listener {
 		Mode:   admin.Mode(l.Intercept != nil, l.Source == config.SourceClient),
 		Source: string(l.Source),
 		Pool:   l.Pool,
+		Limits: admin.Limits{Connections: l.Limits.Connections, PerClient: l.Limits.PerClient},
 	}
 	if l.Source == config.SourceClient {
 		d.SourcePort = string(l.SourcePort)
