@@ -71,6 +71,9 @@ func (c *checker) links() {
 	c.forwards()
 }
 
+// maxLinkPriority leaves room for the rules of links before those of the kernel, which begin at 32766.
+const maxLinkPriority = 32757
+
 // linkNumbers checks that marks and tables have room for every link.
 func (c *checker) linkNumbers() {
 	k, count := c.cfg.Kernel, len(c.cfg.Links)
@@ -84,7 +87,7 @@ func (c *checker) linkNumbers() {
 		}
 		c.fault(at, fmt.Sprintf("kernel.marks and kernel.link_marks share the bits %#x", k.LinkMarks&k.Marks), "give each bits of its own")
 	}
-	first, last := uint64(k.LinkTable)+1, uint64(k.LinkTable)+uint64(count)
+	first, last := uint64(k.LinkTable), uint64(k.LinkTable)+uint64(count) // the first is for this host's own traffic
 	at = Path{"kernel", "link_table"}
 	switch own := uint64(k.Table); {
 	case k.LinkTable == 0:
@@ -92,6 +95,10 @@ func (c *checker) linkNumbers() {
 		c.fault(at, fmt.Sprintf("the tables of the links would be %d to %d, and some of those are not to be had", first, last), "choose another number")
 	case own >= first && own <= last:
 		c.fault(at, fmt.Sprintf("table %d is kernel.table, and the links would have %d to %d", own, first, last), "choose another number")
+	}
+	if k.Priority > maxLinkPriority {
+		c.fault(Path{"kernel", "priority"}, fmt.Sprintf("priority %d leaves no room for the rules of links, which take the eight numbers after it", k.Priority),
+			fmt.Sprintf("choose one up to %d", maxLinkPriority))
 	}
 }
 

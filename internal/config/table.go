@@ -113,7 +113,7 @@ var kernelKeys = mapping(nil,
 		example: "table: 200",
 	}, routingTable(), func(k *Kernel) *uint32 { return &k.Table }),
 	prop(entry{key: "priority", def: "810",
-		doc: "The priority of Salp's ip rules. Lower numbers are asked first.",
+		doc: "The priority of Salp's ip rules. Lower numbers are asked first. Those of links take the eight numbers after it.",
 		watch: "The rules must come before every rule of others that would route these packets elsewhere, as VPN software has them. They apply to nothing " +
 			"but packets that carry Salp's own mark, so an early place does no harm.",
 		example: "priority: 100",

@@ -88,7 +88,7 @@ var linkGroupKeys = mapping(nil,
 
 var linkRuleKeys = mapping(nil,
 	prop(entry{key: "from", absent: "anyone",
-		doc: "Where the flow is from: addresses, prefixes, host names, or lists as `list:NAME`.", example: "from: [10.1.0.50, 10.1.0.128/25]",
+		doc: "Where the flow is from: addresses, prefixes, host names, or lists as `list:NAME`. A rule with `from` is not about the gateway's own traffic.", example: "from: [10.1.0.50, 10.1.0.128/25]",
 		aka: []string{"source", "src", "client"},
 	}, list("addresses, prefixes, names or lists", placeItem(), maxPlaces), func(l *LinkRule) *[]Place { return &l.From }),
 	prop(entry{key: "to", absent: "anywhere",
@@ -155,7 +155,8 @@ var linkMarksField = prop(entry{key: "link_marks", def: "0x0f000000",
 }, linkMask(), func(k *Kernel) *uint32 { return &k.LinkMarks })
 
 var linkTableField = prop(entry{key: "link_table", def: "8120",
-	doc:     "The routing tables of links begin here: link N, counted from 1, has the table `link_table` + N.",
+	doc: "The routing tables of links begin here: link N, counted from 1, has the table `link_table` + N. " +
+		"`link_table` itself is for the gateway's own traffic while that is spread.",
 	watch:   "Nothing else may be in these tables.",
 	example: "link_table: 300",
 }, routingTable(), func(k *Kernel) *uint32 { return &k.LinkTable })

@@ -30,6 +30,7 @@ func (h *Host) Facts() (plan.Facts, error) {
 	}
 	for i := range f.Interfaces {
 		f.Interfaces[i].AcceptsRA = h.hearsRA(f.Interfaces[i], s)
+		f.Interfaces[i].StrictPath = h.strictPath(f.Interfaces[i].Name)
 	}
 	f.Ports = s.Ports
 	holders := []string{"self"}
@@ -65,6 +66,14 @@ func (h *Host) hearsRA(i plan.Interface, s *state) bool {
 	}
 	ours := slices.ContainsFunc(s.Sysctls, func(k sysctl.Kept) bool { return k.Name == name && k.Former == "1" && k.Set == v })
 	return ours || v == "1" && i.AcceptsRA
+}
+
+// strictPath says whether the kernel drops IPv4 packets that come in by an interface and whose answers would not leave by it. The larger
+// of the two values counts. (Documentation/networking/ip-sysctl.rst, rp_filter)
+func (h *Host) strictPath(name string) bool {
+	all, err := h.sysctl.Read("net/ipv4/conf/all/rp_filter")
+	own, ownErr := h.sysctl.Read("net/ipv4/conf/" + name + "/rp_filter")
+	return err == nil && ownErr == nil && max(all, own) == "1"
 }
 
 // able says whether the kernel can do all of some trials. The answer is kept: a kernel does not unlearn it, and asking waits for all

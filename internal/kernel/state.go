@@ -52,6 +52,7 @@ func (s *state) take(p plan.Plan) {
 		}
 	}
 	s.Marks |= p.Marks
+	s.CTMark |= p.LinkMarks
 	s.Ports = map[string]uint16{}
 	eachExpr(p, func(chain string, e plan.Expr) {
 		switch e := e.(type) {

@@ -19,9 +19,16 @@ func Make(cfg *config.Config, f Facts) (Plan, error) {
 			p.Tables = append(p.Tables, t)
 		}
 	}
-	p.Rules, p.Routes, p.Sysctls = r.rules(), r.routes(), r.sysctls()
 	if len(p.Tables) > 0 {
 		p.Marks = r.kernel.Marks
+	}
+	p.Rules, p.Routes, p.Sysctls = r.rules(), r.routes(), r.sysctls()
+	if links := newLinkRecipe(cfg, f, r.transparent()); links != nil {
+		p.Tables = append(p.Tables, links.table())
+		rules, routes := links.rulesAndRoutes()
+		p.Rules, p.Routes = append(p.Rules, rules...), append(p.Routes, routes...)
+		p.Sysctls = append(p.Sysctls, links.sysctls()...)
+		p.LinkMarks = links.mask
 	}
 	return p, nil
 }
@@ -46,6 +53,7 @@ type recipe struct {
 	listeners   []*config.Listener
 	intercepted bool
 	forwards    bool // some listener's connections are carried by the kernel
+	links       bool
 }
 
 // taken is what one listener takes in, and the local port it arrives at.
@@ -60,7 +68,7 @@ type taken struct {
 }
 
 func newRecipe(cfg *config.Config, f Facts) *recipe {
-	r := &recipe{kernel: cfg.Kernel, marks: MarksIn(cfg.Kernel.Marks), families: families(f), facts: f}
+	r := &recipe{kernel: cfg.Kernel, marks: MarksIn(cfg.Kernel.Marks), families: families(f), facts: f, links: len(cfg.Links) > 0}
 	r.interfaces, r.listeners = byName(f.Interfaces), cfg.Listeners
 	local := Ports(cfg, f)
 	for _, l := range cfg.Listeners {

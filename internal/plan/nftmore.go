@@ -76,8 +76,8 @@ type (
 	SNATPrefix struct{ Pairs []PrefixPair }
 	// Masquerade gives the connection the egress interface's address as its source.
 	Masquerade struct{}
-	// ClampMSS lowers the segment size that a SYN announces to what the route's MTU holds. The rule must match TCP.
-	ClampMSS struct{}
+	// ClampMSS lowers the segment size that a SYN announces to Size bytes, or (0) to what the route's MTU holds. The rule must match TCP.
+	ClampMSS struct{ Size uint16 }
 	// NoTrack keeps the packet from connection tracking; at a priority before it. (nft(8): notrack)
 	NoTrack struct{}
 	// Reject answers with ICMP or ICMPv6 port unreachable.
@@ -234,7 +234,12 @@ func (e SNATPrefix) Text() string {
 func (Masquerade) Text() string { return "masquerade" }
 
 // Text is the statement.
-func (ClampMSS) Text() string { return "tcp option maxseg size set rt mtu" }
+func (e ClampMSS) Text() string {
+	if e.Size > 0 {
+		return fmt.Sprintf("tcp option maxseg size set %d", e.Size)
+	}
+	return "tcp option maxseg size set rt mtu"
+}
 
 // Text is the statement.
 func (NoTrack) Text() string { return "notrack" }

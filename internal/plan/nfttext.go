@@ -226,6 +226,12 @@ func protoText(p byte) string {
 		return "udp"
 	case ICMPv6:
 		return "ipv6-icmp"
+	case protoGRE:
+		return "gre"
+	case protoESP:
+		return "esp"
+	case protoSCTP:
+		return "sctp"
 	}
 	return strconv.Itoa(int(p))
 }

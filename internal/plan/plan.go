@@ -8,11 +8,12 @@ import (
 
 // Plan is everything Salp wants in the kernel. The zero Plan wants nothing.
 type Plan struct {
-	Tables  []Table  `json:"tables"`
-	Rules   []Rule   `json:"rules"`
-	Routes  []Route  `json:"routes"`
-	Sysctls []Sysctl `json:"sysctls"` // in the order to be set
-	Marks   uint32   `json:"marks"`   // the bits of packet, socket and conntrack marks that are Salp's, when any is used
+	Tables    []Table  `json:"tables"`
+	Rules     []Rule   `json:"rules"`
+	Routes    []Route  `json:"routes"`
+	Sysctls   []Sysctl `json:"sysctls"`              // in the order to be set
+	Marks     uint32   `json:"marks"`                // the bits of packet, socket and conntrack marks that are Salp's, when any is used
+	LinkMarks uint32   `json:"link_marks,omitempty"` // the bits of packet and conntrack marks that hold the number of a flow's link, when there are links
 }
 
 // Empty tells whether the plan wants nothing.
@@ -58,14 +59,16 @@ type Sysctl struct {
 
 // Facts is what a plan needs to know about the host. Package kernel gathers it; tests write it by hand.
 type Facts struct {
-	Interfaces []Interface       `json:"interfaces"`
-	Listening  []netip.AddrPort  `json:"listening"`   // TCP sockets that listen now, those of this Salp left out; one that serves both families is there twice
-	Ports      map[string]uint16 `json:"ports"`       // local port of each intercepting listener that already has one, by listener name
-	IPv6       bool              `json:"ipv6"`        // the kernel has IPv6
-	TProxy     Support           `json:"tproxy"`      // nft tproxy and socket expressions work
-	Servers    []ServerFact      `json:"servers"`     // of pools, as far as the keeper knows more than the file
-	KernelPath Support           `json:"kernel_path"` // nft can translate addresses and choose by hash and by number
-	Links      []LinkFacts       `json:"links"`       // of each link of the configuration, in the order of the file
+	Interfaces []Interface               `json:"interfaces"`
+	Listening  []netip.AddrPort          `json:"listening"`       // TCP sockets that listen now, those of this Salp left out; one that serves both families is there twice
+	Ports      map[string]uint16         `json:"ports"`           // local port of each intercepting listener that already has one, by listener name
+	IPv6       bool                      `json:"ipv6"`            // the kernel has IPv6
+	TProxy     Support                   `json:"tproxy"`          // nft tproxy and socket expressions work
+	Servers    []ServerFact              `json:"servers"`         // of pools, as far as the keeper knows more than the file
+	KernelPath Support                   `json:"kernel_path"`     // nft can translate addresses and choose by hash and by number
+	Links      []LinkFacts               `json:"links"`           // of each link of the configuration, in the order of the file
+	Names      map[string][]netip.Addr   `json:"names,omitempty"` // what the host names in the rules of links resolve to
+	Lists      map[string][]netip.Prefix `json:"lists,omitempty"` // what the lists in the rules of links hold
 }
 
 // ServerFact is one address of one server of a pool, and whether it takes new connections.
@@ -78,15 +81,16 @@ type ServerFact struct {
 
 // Interface is a network interface of the host.
 type Interface struct {
-	Name      string         `json:"name"`
-	Loopback  bool           `json:"loopback,omitempty"`
-	Up        bool           `json:"up"`
-	Carrier   bool           `json:"carrier,omitempty"`        // the network is there: a cable is plugged in, a peer answers (RFC 2863)
-	Peer      bool           `json:"point_to_point,omitempty"` // it has one peer, so that routes need no gateway
-	Enslaved  bool           `json:"enslaved,omitempty"`       // a bridge port or bond member: packets arrive on its master
-	Master    string         `json:"master,omitempty"`         // the bridge or bond it is enslaved to; "" when that is not known
-	Addresses []netip.Prefix `json:"addresses"`                // address with prefix length
-	AcceptsRA bool           `json:"accepts_ra,omitempty"`     // has an IPv6 route learned from router advertisements, which forwarding=1 would lose
+	Name       string         `json:"name"`
+	Loopback   bool           `json:"loopback,omitempty"`
+	Up         bool           `json:"up"`
+	Carrier    bool           `json:"carrier,omitempty"`        // the network is there: a cable is plugged in, a peer answers (RFC 2863)
+	Peer       bool           `json:"point_to_point,omitempty"` // it has one peer, so that routes need no gateway
+	Enslaved   bool           `json:"enslaved,omitempty"`       // a bridge port or bond member: packets arrive on its master
+	Master     string         `json:"master,omitempty"`         // the bridge or bond it is enslaved to; "" when that is not known
+	Addresses  []netip.Prefix `json:"addresses"`                // address with prefix length
+	AcceptsRA  bool           `json:"accepts_ra,omitempty"`     // has an IPv6 route learned from router advertisements, which forwarding=1 would lose
+	StrictPath bool           `json:"strict_path,omitempty"`    // its IPv4 reverse-path check is strict (rp_filter 1)
 }
 
 // Support is the answer of a feature probe.

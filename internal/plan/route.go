@@ -47,10 +47,14 @@ func (r *recipe) routes() []Route {
 // sysctls makes the host a router, which it must be for what is not taken in and for every connection while no worker lives.
 // An interface that is configured by router advertisements would lose its routes when forwarding comes on, so they come first.
 func (r *recipe) sysctls() []Sysctl {
-	if !r.intercepted && !r.forwards {
+	why := "what is not taken in must pass"
+	switch {
+	case r.links:
+		why = "links need a router"
+	case !r.intercepted && !r.forwards:
 		return nil
 	}
-	all := []Sysctl{{Name: "net/ipv4/ip_forward", Value: "1", Why: "what is not taken in must pass"}}
+	all := []Sysctl{{Name: "net/ipv4/ip_forward", Value: "1", Why: why}}
 	if !r.facts.IPv6 {
 		return all
 	}
@@ -59,5 +63,5 @@ func (r *recipe) sysctls() []Sysctl {
 			all = append(all, Sysctl{Name: "net/ipv6/conf/" + i.Name + "/accept_ra", Value: "2", Why: "keep the routes from router advertisements while forwarding"})
 		}
 	}
-	return append(all, Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1", Why: "what is not taken in must pass"})
+	return append(all, Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1", Why: why})
 }

@@ -146,8 +146,12 @@ func (c *compiler) nat(e plan.Expr) error {
 		c.put(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
 	case plan.ClampMSS:
 		c.proto(unix.IPPROTO_TCP)
-		c.put(&expr.Rt{Register: unix.NFT_REG_1, Key: expr.RtTCPMSS})
-		c.swap(2)
+		if e.Size > 0 {
+			c.immediate(unix.NFT_REG_1, binary.BigEndian.AppendUint16(nil, e.Size))
+		} else {
+			c.put(&expr.Rt{Register: unix.NFT_REG_1, Key: expr.RtTCPMSS})
+			c.swap(2)
+		}
 		c.put(&expr.Exthdr{SourceRegister: unix.NFT_REG_1, Type: tcpMaxseg, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt})
 	case plan.Goto:
 		c.put(&expr.Verdict{Kind: expr.VerdictGoto, Chain: e.Chain})

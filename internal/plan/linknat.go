@@ -1,0 +1,158 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"salp/internal/config"
+)
+
+// forwards leads what is addressed to links to servers inside, and brings those who ask from the inside back through this host.
+func (r *linkRecipe) forwards() []Chain {
+	if len(r.cfg.Forward) == 0 {
+		return nil
+	}
+	c := Chain{Name: "links-forward", Type: "nat", Hook: "prerouting", Priority: -100}
+	for i, fwd := range r.cfg.Forward {
+		f := familyOf(fwd.To.Addr())
+		if !slices.Contains(r.families, f) {
+			continue
+		}
+		from, ok := r.places(f, fwd.From, fmt.Sprintf("forward-%d-from", i+1), true)
+		if !ok {
+			continue
+		}
+		for _, u := range r.links {
+			if len(fwd.Links) > 0 && !slices.Contains(fwd.Links, u.name) || !u.serves(f) {
+				continue
+			}
+			for _, ports := range forwardPorts(fwd, fwd.Ports) {
+				c.Rules = append(c.Rules, rule(fmt.Sprintf("forward[%d]: an address of link %s", i, u.name),
+					slices.Concat(from, []Expr{In{Key: Fields{DaddrOf(f)}, Set: u.atSet(f)}, ports, DNAT{Family: f, To: fwd.To}})...))
+			}
+		}
+	}
+	return []Chain{c}
+}
+
+func familyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+func forwardPorts(fwd config.Forward, ports []config.PortRange) []Expr {
+	var all []Expr
+	for _, p := range fwd.Protocol {
+		proto := TCP
+		if p == config.TransportUDP {
+			proto = UDP
+		}
+		all = append(all, DPort{Ranges: joined(ports), Proto: proto})
+	}
+	return all
+}
+
+// hairpins make the answers to those inside who dialled a link's address come back through this host: the server would answer them directly.
+func (r *linkRecipe) hairpins() []NFTRule {
+	inside := ifnames(r.cfg.Balance.Inside.Interfaces)
+	if len(inside) == 0 {
+		return nil
+	}
+	var rules []NFTRule
+	for i, fwd := range r.cfg.Forward {
+		if !slices.Contains(r.families, familyOf(fwd.To.Addr())) {
+			continue
+		}
+		ports := fwd.Ports
+		if p := fwd.To.Port(); p != 0 {
+			ports = []config.PortRange{{First: p, Last: p}}
+		}
+		for _, match := range forwardPorts(fwd, ports) {
+			rules = append(rules, rule(fmt.Sprintf("forward[%d]: asked from the inside", i), IIFName{Names: inside}, OIFName{Names: inside},
+				CTStatus{Bits: []string{"dnat"}}, Daddr{Prefix: netip.PrefixFrom(fwd.To.Addr(), fwd.To.Addr().BitLen())}, match, Masquerade{}))
+		}
+	}
+	return rules
+}
+
+// masquerade gives flows of a link an address of the link. Flows that are not spread have no link's mark and are nobody's here.
+func (r *linkRecipe) masquerade() Chain {
+	c := Chain{Name: "links-masquerade", Type: "nat", Hook: "postrouting", Priority: 100, Rules: r.hairpins()}
+	for _, u := range r.links {
+		out := []Expr{OIFName{Names: []string{u.Interface}}, Mark{r.mask, u.mark}}
+		if u.NPT.IsValid() && u.serves(IPv6) && slices.Contains(r.families, IPv6) {
+			for _, lan := range r.lan(IPv6) {
+				if lan.Bits() == u.NPT.Bits() {
+					c.Rules = append(c.Rules, rule("the prefix of link "+u.name, slices.Concat(out,
+						[]Expr{Saddr{Prefix: lan.Masked()}, SNATPrefix{Pairs: []PrefixPair{{From: lan.Masked(), To: u.NPT.Masked()}}}})...))
+				}
+			}
+		}
+		if u.MasqueradeOff || !r.cfg.Balance.Masquerade {
+			continue
+		}
+		for _, f := range r.families {
+			if !u.serves(f) {
+				continue
+			}
+			var address Expr = Masquerade{}
+			if a := u.Masquerade.Of(int(f)); a.IsValid() {
+				address = SNAT{To: a}
+			}
+			c.Rules = append(c.Rules, rule("an address of link "+u.name, slices.Concat(out,
+				[]Expr{In{Key: Fields{SaddrOf(f)}, Set: u.ownSet(f), Not: true}, SaddrType{Types: []string{"local"}, Not: true}, address})...))
+		}
+	}
+	return c
+}
+
+// guard keeps packets from leaving by a link with a source that is not the link's: conntrack translates none that it calls invalid.
+func (r *linkRecipe) guard() Chain {
+	c := Chain{Name: "links-guard", Type: "filter", Hook: "postrouting", Priority: 110}
+	var guarded []*uplink
+	var wans []string
+	for _, u := range r.links {
+		if !u.MasqueradeOff {
+			guarded, wans = append(guarded, u), append(wans, u.Interface)
+		}
+	}
+	if len(guarded) == 0 {
+		return c
+	}
+	c.Rules = append(c.Rules,
+		rule("not by a link", OIFName{Names: ifnames(wans), Not: true}, back),
+		rule("an address of the interface", SaddrType{Types: []string{"local"}}, back))
+	for _, f := range r.families {
+		c.Rules = append(c.Rules, rule("asks for an address", Saddr{Prefix: netip.PrefixFrom(wildcard(f), wildcard(f).BitLen())}, back))
+	}
+	for _, u := range guarded {
+		out := OIFName{Names: []string{u.Interface}}
+		for _, f := range r.families {
+			if u.serves(f) {
+				c.Rules = append(c.Rules, rule("link "+u.name+": a source that is not the link's", out,
+					In{Key: Fields{SaddrOf(f)}, Set: u.ownSet(f), Not: true}, Counter{Name: u.leaked()}, Verdict{Word: "drop"}))
+			}
+		}
+	}
+	return c
+}
+
+// segments keeps TCP from announcing segments that the links' packets cannot hold.
+func (r *linkRecipe) segments() Chain {
+	c := Chain{Name: "links-segments", Type: "filter", Hook: "forward", Priority: -150}
+	syn := TCPFlags{Mask: SYN | RST, Value: SYN}
+	for _, u := range r.links {
+		if u.MSS > 0 {
+			c.Rules = append(c.Rules,
+				rule("link "+u.name+": mss", OIFName{Names: []string{u.Interface}}, syn, ClampMSS{Size: uint16(u.MSS)}),
+				rule("link "+u.name+": mss", IIFName{Names: []string{u.Interface}}, syn, ClampMSS{Size: uint16(u.MSS)}))
+		}
+	}
+	c.Rules = append(c.Rules,
+		rule("what the MTU on the way holds", OIFName{Names: r.wans()}, syn, ClampMSS{}),
+		rule("what the MTU on the way holds", IIFName{Names: r.wans()}, syn, ClampMSS{}))
+	return c
+}
