@@ -7,17 +7,17 @@ import (
 	"salp/internal/config"
 )
 
-// choice is what becomes of flows, of one family, that a rule names.
-type choice struct {
-	kind   choiceKind
+// linkChoice is what becomes of flows, of one family, that a rule names.
+type linkChoice struct {
+	kind   linkFate
 	spans  []span // of links, by which they are spread; one for a single link
 	spread config.Spread
 }
 
-type choiceKind int
+type linkFate int
 
 const (
-	toLinks choiceKind = iota
+	toLinks linkFate = iota
 	toMain             // the host's own table decides
 	refuse
 	discard
@@ -25,35 +25,35 @@ const (
 
 // choose decides about names in their order. A name whose links are all down is passed over; when all are, strict refuses, and otherwise any
 // link does that is up, and in the end the last resort.
-func (r *linkRecipe) choose(f Family, names []string, strict bool) choice {
+func (r *linkRecipe) choose(f Family, names []string, strict bool) linkChoice {
 	ready := func(u *uplink) bool { return u.ready(f) }
 	if c, ok := r.first(names, ready); ok {
 		return c
 	}
 	if strict {
-		return choice{kind: refuse}
+		return linkChoice{kind: refuse}
 	}
 	if c, ok := r.first([]string{config.LinkBalanced}, ready); ok {
 		return c
 	}
 	switch r.cfg.Balance.LastResort {
 	case config.LastResortReject:
-		return choice{kind: refuse}
+		return linkChoice{kind: refuse}
 	case config.LastResortMain:
-		return choice{kind: toMain}
+		return linkChoice{kind: toMain}
 	}
 	hasWay := func(u *uplink) bool { return u.way(f).Usable() }
 	if c, ok := r.first(append(slices.Clone(names), config.LinkBalanced), hasWay); ok {
 		return c
 	}
-	return choice{kind: refuse}
+	return linkChoice{kind: refuse}
 }
 
 // first returns the choice of the first name that has a link that may be used.
-func (r *linkRecipe) first(names []string, may func(*uplink) bool) (choice, bool) {
+func (r *linkRecipe) first(names []string, may func(*uplink) bool) (linkChoice, bool) {
 	for _, name := range names {
 		if name == config.LinkBlackhole {
-			return choice{kind: discard}, true
+			return linkChoice{kind: discard}, true
 		}
 		spread := r.cfg.Balance.Spread
 		if g := r.cfg.LinkGroup(name); g != nil {
@@ -61,10 +61,10 @@ func (r *linkRecipe) first(names []string, may func(*uplink) bool) (choice, bool
 		}
 		shares := r.shares(r.cfg.LinksOf(name), may)
 		if spans := spansOf(shares, spread); len(spans) > 0 {
-			return choice{spans: spans, spread: spread}, true
+			return linkChoice{spans: spans, spread: spread}, true
 		}
 	}
-	return choice{}, false
+	return linkChoice{}, false
 }
 
 // shares are the links that take part in spreading. Metered ones do while no other is up.
@@ -94,18 +94,18 @@ func spansOf(shares []share, spread config.Spread) []span {
 }
 
 // link returns the link of a choice that has but one, else nil.
-func (r *linkRecipe) link(c choice) *uplink {
+func (r *linkRecipe) link(c linkChoice) *uplink {
 	if c.kind != toLinks || slices.ContainsFunc(c.spans, func(s span) bool { return s.link != c.spans[0].link }) {
 		return nil
 	}
 	return r.links[c.spans[0].link-1]
 }
 
-// hashSeed is any number: a fixed one keeps clients on their links when Salp is started again.
-const hashSeed = 0x5a1b5a1b
+// linkSeed is any number: a fixed one keeps clients on their links when Salp is started again.
+const linkSeed = 0x5a1b5a1b
 
 // rules make the choice, in a chain where packets of the family, or with both of any, arrive.
-func (r *linkRecipe) rules(c choice, f Family, both bool) []NFTRule {
+func (r *linkRecipe) rules(c linkChoice, f Family, both bool) []NFTRule {
 	var only []Expr
 	if !both {
 		only = []Expr{NFProto{Family: f}}
@@ -132,7 +132,7 @@ func (r *linkRecipe) rules(c choice, f Family, both bool) []NFTRule {
 		return with("each flow for itself, by weight", VMap{Key: NumGen{Random: true, Mod: c.spans[len(c.spans)-1].last + 1}, Entries: entries})
 	}
 	return []NFTRule{rule(fmt.Sprintf("by %s, by weight", c.spread),
-		VMap{Key: JHash{Fields: spreadFields(c.spread, f), Mod: hashValues, Seed: hashSeed}, Entries: entries})}
+		VMap{Key: JHash{Fields: spreadFields(c.spread, f), Mod: hashValues, Seed: linkSeed}, Entries: entries})}
 }
 
 func spreadFields(s config.Spread, f Family) Fields {
@@ -148,7 +148,7 @@ func spreadFields(s config.Spread, f Family) Fields {
 // target is the chain that sends flows to links.
 func (r *linkRecipe) target(name string, links []string, strict bool) Chain {
 	c := Chain{Name: name}
-	choices := map[Family]choice{}
+	choices := map[Family]linkChoice{}
 	for _, f := range r.families {
 		choices[f] = r.choose(f, links, strict)
 	}
@@ -166,12 +166,12 @@ func (r *linkRecipe) target(name string, links []string, strict bool) Chain {
 }
 
 // simple says whether the rules of a choice are the same for both families.
-func (r *linkRecipe) simple(c choice) bool {
+func (r *linkRecipe) simple(c linkChoice) bool {
 	return c.kind != toLinks || c.spread == config.SpreadFlow || r.link(c) != nil
 }
 
 // says is what distinguishes choices.
-func (r *linkRecipe) says(c choice) string {
+func (r *linkRecipe) says(c linkChoice) string {
 	if u := r.link(c); u != nil {
 		return u.name
 	}

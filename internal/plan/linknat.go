@@ -36,13 +36,6 @@ func (r *linkRecipe) forwards() []Chain {
 	return []Chain{c}
 }
 
-func familyOf(a netip.Addr) Family {
-	if a.Is4() {
-		return IPv4
-	}
-	return IPv6
-}
-
 func forwardPorts(fwd config.Forward, ports []config.PortRange) []Expr {
 	var all []Expr
 	for _, p := range fwd.Protocol {

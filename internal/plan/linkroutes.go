@@ -96,7 +96,7 @@ func (r *linkRecipe) ownWay(f Family) (*uplink, bool) {
 }
 
 // ownChoice is what becomes of this host's traffic that nothing else decides about.
-func (r *linkRecipe) ownChoice(f Family) choice {
+func (r *linkRecipe) ownChoice(f Family) linkChoice {
 	for _, l := range r.cfg.Balance.Rules {
 		if ofAll(l) {
 			return r.choose(f, l.Links, l.Strict)
