@@ -18,7 +18,7 @@ type linkFate int
 
 const (
 	toLinks linkFate = iota
-	toMain             // the host's own table decides
+	toMain           // the host's own table decides
 	refuse
 	discard
 )
