@@ -99,7 +99,8 @@ func (s *Spec) stream(ctx context.Context) error {
 			return err
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	plain := conn
+	stop := context.AfterFunc(ctx, func() { _ = plain.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if s.TLS != nil {
 		if conn, err = s.handshake(ctx, conn); err != nil {
