@@ -28,8 +28,10 @@ type Message struct {
 	Table     *Table     `json:"table,omitempty"`
 	Elsewhere *Elsewhere `json:"elsewhere,omitempty"`
 	Content   *Content   `json:"content,omitempty"`
-	Watch     *Watch     `json:"watch,omitempty"` // to the monitor
-	Call      *Call      `json:"call,omitempty"`  // to the monitor
+	Watch     *Watch     `json:"watch,omitempty"`  // to the monitor
+	Call      *Call      `json:"call,omitempty"`   // to the monitor
+	Page      *Page      `json:"page,omitempty"`   // to the monitor
+	Status    *Status    `json:"status,omitempty"` // to the monitor
 	// From the worker; Ready and Beat from the monitor too.
 	Ready    *Ready    `json:"ready,omitempty"`
 	Beat     *Beat     `json:"beat,omitempty"`
@@ -37,9 +39,10 @@ type Message struct {
 	Draining *Draining `json:"draining,omitempty"`
 	Bye      *Bye      `json:"bye,omitempty"`
 	// From the monitor.
-	Results *Results `json:"results,omitempty"`
-	Names   *Names   `json:"names,omitempty"`
-	Called  *Called  `json:"called,omitempty"`
+	Results   *Results   `json:"results,omitempty"`
+	Names     *Names     `json:"names,omitempty"`
+	Called    *Called    `json:"called,omitempty"`
+	AskStatus *AskStatus `json:"ask_status,omitempty"`
 }
 
 // Sockets hands over listening sockets of one address of one listener: the packet carries one descriptor for each member of

@@ -12,6 +12,7 @@ func (m *Message) kind() string {
 		{"sockets", m.Sockets != nil}, {"start", m.Start != nil}, {"drain", m.Drain != nil}, {"destroyed", m.Destroyed != nil},
 		{"ready", m.Ready != nil}, {"beat", m.Beat != nil}, {"destroy", m.Destroy != nil}, {"draining", m.Draining != nil}, {"bye", m.Bye != nil},
 		{"pools", m.Pools != nil}, {"table", m.Table != nil}, {"elsewhere", m.Elsewhere != nil}, {"content", m.Content != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
+		{"page", m.Page != nil}, {"status", m.Status != nil}, {"ask_status", m.AskStatus != nil},
 	} {
 		if field.set {
 			kind = field.name
@@ -44,6 +45,8 @@ func (m *Message) check(descriptors int) error {
 		return nil
 	case m.Content != nil:
 		return m.Content.check(descriptors)
+	case m.Page != nil:
+		return m.Page.check(descriptors)
 	case descriptors != 0:
 		return fmt.Errorf("control: %s with %d descriptors", m.kind(), descriptors)
 	case m.Drain != nil && m.Drain.Bound < 0:

@@ -142,6 +142,7 @@ type keeper struct {
 	generation uint64
 	handover   *handover // from the worker of the generation before, until that accepts no more
 	sockets    sockets
+	page       *page   // of the metrics; nil: none are served
 	current    *worker // nil while there is none and taskRestart is planned, or the configuration needs none
 	alive      bool    // the alive element is set
 	refreshed  time.Time
@@ -225,6 +226,7 @@ func (k *keeper) turn(ctx context.Context, begin func() error) error {
 	k.loop(ctx)
 	k.endMonitor()
 	k.sockets.keep(nil)
+	k.page.close()
 	return k.err
 }
 

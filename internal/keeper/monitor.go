@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"time"
 
@@ -22,7 +23,11 @@ type monitor struct {
 	since    time.Time
 	lastBeat time.Time
 	sent     *control.Watch // what it was told; nil: nothing yet
-	ending   bool           // it was told to end, or is killed
+	page     *page          // that it serves
+	pageFrom []netip.Prefix // to whom
+	window   time.Time      // in which asked counts
+	asked    int
+	ending   bool // it was told to end, or is killed
 	last     *lastWords
 	deaf     chan struct{} // closed when the loop takes nothing from it any more
 	done     chan struct{} // closed when the process has ended
@@ -76,7 +81,7 @@ func (k *keeper) observe() {
 	w := k.watchList()
 	m := k.watching.monitor
 	switch {
-	case len(w.Jobs)+len(w.Names) == 0 || k.finished:
+	case len(w.Jobs)+len(w.Names) == 0 && k.page == nil || k.finished:
 		k.agenda.drop(taskMonitor)
 		if m != nil {
 			m.end()
@@ -87,7 +92,15 @@ func (k *keeper) observe() {
 		}
 	case m.ending:
 		// Its end starts another.
-	case m.sent == nil || !reflect.DeepEqual(m.sent, w):
+	default:
+		if err := k.tellPage(m); err != nil {
+			m.log.Warn("monitor cannot be told to serve metrics, it is replaced", "error", err)
+			m.kill()
+			return
+		}
+		if m.sent != nil && reflect.DeepEqual(m.sent, w) {
+			return
+		}
 		if err := m.child.conn.Send(control.Message{Watch: w}); err != nil {
 			m.log.Warn("monitor cannot be told what to watch, it is replaced", "error", err)
 			m.kill()
@@ -152,7 +165,7 @@ func (m *monitor) listen(pass func(control.Message) bool) error {
 		var fds []int
 		message, fds, err = m.child.conn.Receive()
 		closeAll(fds)
-		if err == nil && message.Ready == nil && message.Beat == nil && message.Results == nil && message.Names == nil && message.Called == nil {
+		if err == nil && message.Ready == nil && message.Beat == nil && message.Results == nil && message.Names == nil && message.Called == nil && message.AskStatus == nil {
 			err = errors.New("the monitor sent a message that is not its own")
 		}
 		if err != nil || !pass(message) {
@@ -200,6 +213,8 @@ func (k *keeper) onMonitor(m *monitor, message *control.Message) {
 		if changed {
 			k.serversChanged(now)
 		}
+	case message.AskStatus != nil:
+		k.answerStatus(m, message.AskStatus, now)
 	case message.Names != nil:
 		for i := range message.Names.Names {
 			k.onName(&message.Names.Names[i], now)

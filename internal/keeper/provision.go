@@ -25,6 +25,7 @@ type provision struct {
 	ports   map[string]uint16
 	groups  []*group
 	opened  map[place][]int // those of its sockets that nobody had before
+	page    *page           // of the metrics; that of the keeper when it stays
 	servers *servers
 	worker  *worker
 	ready   bool // the worker is
@@ -47,14 +48,18 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 	if err := k.openSockets(p); err != nil {
 		return nil, err
 	}
+	var err error
+	if p.page, err = k.openPage(cfg); err != nil {
+		k.sockets.undo(p.opened)
+		return nil, err
+	}
 	p.servers = k.servers.next(cfg, p.began)
 	k.watching.stale = true
 	if !cfg.Worker() {
 		return p, nil // settle puts it in force
 	}
-	var err error
 	if p.worker, err = k.start(p.servers, k.generation+1, p.groups); err != nil {
-		k.sockets.undo(p.opened)
+		k.undo(p)
 		return nil, err
 	}
 	return p, nil
@@ -175,6 +180,7 @@ func (k *keeper) commit(now time.Time) {
 	}
 	k.boundGenerations(now)
 	k.sockets.keep(k.groups)
+	k.usePage(p.page)
 	k.sink.set(k.cfg.Logs)
 	k.watch()
 	k.serversChanged(now)
@@ -260,13 +266,21 @@ func (k *keeper) giveUp(err error) {
 	p := k.pending
 	k.pending = nil
 	k.watching.stale = true
-	k.sockets.undo(p.opened)
+	k.undo(p)
 	k.refused(err, p.answers)
 	if k.cfg == nil {
 		k.err = err
 		k.stopping = true
 	} else if k.current == nil {
 		k.agenda.atLatest(taskRestart, time.Now())
+	}
+}
+
+// undo closes the sockets that were opened for a configuration that is not used.
+func (k *keeper) undo(p *provision) {
+	k.sockets.undo(p.opened)
+	if p.page != k.page {
+		p.page.close()
 	}
 }
 

@@ -91,7 +91,10 @@ func (k *keeper) recall(s *saved, cfg *config.Config) {
 	k.lastUpgrade = &s.Upgrade
 }
 
-func (k *keeper) recallSockets(s *saved) error {
+func (k *keeper) recallSockets(s *saved) (err error) {
+	if k.page, err = s.Page.recall(); err != nil {
+		return err
+	}
 	for _, g := range s.Sockets {
 		p := place{address: g.Address, transparent: g.Transparent}
 		for _, fd := range g.Files {

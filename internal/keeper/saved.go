@@ -39,6 +39,7 @@ type saved struct {
 	Ports      map[string]uint16     `json:"ports,omitempty"`
 	Files      savedFiles            `json:"files"`
 	Sockets    []savedSockets        `json:"sockets"`
+	Page       *savedPage            `json:"page,omitempty"`
 	Workers    []savedWorker         `json:"workers"`
 	Restarts   uint64                `json:"restarts"`
 	Totals     totals                `json:"totals"`
@@ -91,7 +92,7 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		Generation: k.generation, Configs: map[uint64][]byte{k.generation: k.cfg.Text}, Ports: k.ports,
 		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)),
 		Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Tables: k.tables.save(), Reload: k.lastReload, Reloads: k.reloads,
-		Upgrade: *k.lastUpgrade, Repairs: k.repairing.done, Repaired: k.repairing.count,
+		Upgrade: *k.lastUpgrade, Page: k.page.save(), Repairs: k.repairing.done, Repaired: k.repairing.count,
 	}
 	owner, err := k.kernel.Owner()
 	if err != nil {
@@ -140,6 +141,9 @@ func (s *saved) descriptors() []int {
 	all := []int{s.Files.Lock, s.Files.Admin, s.Files.Owner}
 	for _, g := range s.Sockets {
 		all = append(all, g.Files...)
+	}
+	if s.Page != nil {
+		all = append(all, s.Page.File)
 	}
 	for _, t := range s.Tables {
 		all = append(all, t.File)

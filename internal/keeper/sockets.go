@@ -184,7 +184,10 @@ func closeAll(fds []int) {
 
 // listenFault says what to do about a socket that cannot be opened, and where the configuration asks for it.
 func listenFault(cfg *config.Config, g *group, err error) error {
-	hint := ""
+	hint, what := "", "listener "+g.listener
+	if g.listener == "" {
+		what = "the page of metrics"
+	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		hint = "another program has this port: stop it, or choose another port"
@@ -195,7 +198,7 @@ func listenFault(cfg *config.Config, g *group, err error) error {
 	case errors.Is(err, os.ErrPermission):
 		hint = "a low port takes CAP_NET_BIND_SERVICE: run as root, or choose a port from 1024 up"
 	}
-	return &socketError{config.Errors{cfg.Fault(g.path, fmt.Sprintf("listener %s cannot open its socket: %v", g.listener, err), hint)}, g.address, err}
+	return &socketError{config.Errors{cfg.Fault(g.path, fmt.Sprintf("%s cannot open its socket: %v", what, err), hint)}, g.address, err}
 }
 
 // socketError is a config.Errors that also says which address it is about.

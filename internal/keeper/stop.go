@@ -28,7 +28,7 @@ func (k *keeper) stop(why string) {
 	if p := k.pending; p != nil {
 		k.pending = nil
 		p.dismiss(errStopping.Error())
-		k.sockets.undo(p.opened)
+		k.undo(p)
 		for _, answer := range p.answers {
 			answer(0, errStopping)
 		}

@@ -39,6 +39,7 @@ func Run(ctx context.Context, controlFD uintptr, log *slog.Logger) error {
 		results: make(chan control.Result, mostResults), named: make(chan control.Name, mostResults),
 		slots: make(chan struct{}, mostProbes), messages: make(chan control.Message),
 	}
+	m.page = newPage(m)
 	if err := conn.Send(control.Message{Ready: &control.Ready{}}); err != nil {
 		return fmt.Errorf("monitor: %w", err)
 	}
@@ -53,6 +54,7 @@ type monitor struct {
 	log      *slog.Logger
 	jobs     map[string]*job
 	names    map[string]context.CancelFunc
+	page     *page
 	resolver *resolve.Resolver
 	asked    *control.Resolvers // what resolver was made for
 
@@ -114,6 +116,14 @@ func (m *monitor) receive() {
 				m.log.Debug("control socket", "error", err)
 			}
 			return
+		}
+		switch {
+		case in.Page != nil:
+			m.page.serve(in.Page, fds)
+			continue
+		case in.Status != nil:
+			m.page.told(in.Status)
+			continue
 		}
 		for _, fd := range fds {
 			os.NewFile(uintptr(fd), "unwanted").Close()
