@@ -45,6 +45,9 @@ type gatewayOptions struct {
 	loops    int
 	listen   string // default 127.0.0.1:0
 	destroy  dial.Destroy
+	pool     config.Pool // but its servers, unless it has some
+	table    *pool.Table
+	networks *dial.Networks
 }
 
 func start(t testing.TB, o gatewayOptions) *gateway {
@@ -55,13 +58,14 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 	cfg := &config.Config{Kernel: config.Kernel{Marks: 0xf0000000}}
 	n := o.listener
 	n.Name = "test"
-	if len(o.servers) > 0 {
+	if len(o.servers)+len(o.pool.Servers) > 0 {
 		n.Pool = "pool"
 	}
 	if n.Source == "" {
 		n.Source = config.SourceProxy
 	}
-	servers := &config.Pool{Name: "pool"}
+	servers := &o.pool
+	servers.Name = "pool"
 	for _, s := range o.servers {
 		servers.Servers = append(servers.Servers, config.Server{Address: netip.MustParseAddrPort(s)})
 	}
@@ -81,12 +85,12 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 	}
 	g.addr = addr.String()
 	own := listen.NewOwn([]netip.AddrPort{addr})
-	g.pool = pool.New(servers, len(g.engine.Loops()), nil)
+	g.pool = pool.New(servers, len(g.engine.Loops()), o.table)
 	rule := policy.New(cfg, map[string]*pool.Pool{"pool": g.pool})["test"]
 	for i, l := range g.engine.Loops() {
 		c := &listen.Counters{}
 		g.counters = append(g.counters, c)
-		r := relay.New(&n, g.listener, c, rule, dial.New(dial.Options{Counters: c, Own: own, Destroy: o.destroy, Connect: n.Timeouts.Connect}))
+		r := relay.New(&n, g.listener, c, rule, dial.New(dial.Options{Counters: c, Own: own, Networks: o.networks, Destroy: o.destroy, Connect: n.Timeouts.Connect}))
 		l.Post(func() {
 			if _, err := listen.Accept(l, g.fds[i], addr, g.listener, c, r); err != nil {
 				panic(err)
@@ -118,7 +122,7 @@ func (g *gateway) listenAgain(addr netip.AddrPort) {
 func (g *gateway) close() {
 	g.stop.Do(func() {
 		if err := g.engine.Collect(g.ended, func(l *engine.Loop) {
-			l.Each(func(h engine.Handler) { relay.Abort(l, h) })
+			l.Each(func(h engine.Handler) { _ = relay.Abort(l, h) || listen.Abort(l, h) })
 		}); err != nil {
 			g.t.Error(err)
 		}
