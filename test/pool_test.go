@@ -17,14 +17,14 @@ import (
 	"salp/internal/proxyproto"
 )
 
-// mailServer greets as a mail server does, and says whom it sees.
-func mailServer(c *net.TCPConn) {
+// mailGreets greets as a mail server does, and says whom it sees.
+func mailGreets(c *net.TCPConn) {
 	fmt.Fprintf(c, "220 %s\r\n", lab.Remote(c))
 	io.Copy(io.Discard, c)
 }
 
-// greeting reads the address that a mail server says it sees.
-func greeting(c net.Conn) (netip.AddrPort, error) {
+// sessionSees reads the address that a mail server says it sees.
+func sessionSees(c net.Conn) (netip.AddrPort, error) {
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -32,7 +32,7 @@ func greeting(c net.Conn) (netip.AddrPort, error) {
 	return netip.ParseAddrPort(strings.TrimSpace(strings.TrimPrefix(line, "220 ")))
 }
 
-func serversOf(st *admin.Status) []admin.PoolServer {
+func poolServers(st *admin.Status) []admin.PoolServer {
 	if len(st.Pools) == 0 {
 		return nil
 	}
@@ -49,7 +49,7 @@ func TestMailExample(t *testing.T) {
 	r := newRig(t, 2)
 	var servers []*lab.Server
 	for _, host := range r.net.Servers {
-		server, err := host.Serve("[::]:25", mailServer)
+		server, err := host.Serve("[::]:25", mailGreets)
 		r.must(err)
 		servers = append(servers, server)
 	}
@@ -60,7 +60,7 @@ func TestMailExample(t *testing.T) {
 		t.Helper()
 		c := r.dial("10.0.1.1:25")
 		open = append(open, c)
-		saw, err := greeting(c)
+		saw, err := sessionSees(c)
 		r.must(err)
 		if saw.Addr() != lab.Local(c).Addr() {
 			t.Fatalf("the server saw %s, the client is %s", saw, lab.Local(c))
@@ -71,12 +71,12 @@ func TestMailExample(t *testing.T) {
 	}
 	st := s.await("counting all sessions", func(st *admin.Status) bool {
 		var active uint64
-		for _, server := range serversOf(st) {
+		for _, server := range poolServers(st) {
 			active += server.Active
 		}
 		return active >= 30
 	})
-	if a, b := serversOf(st)[0].Active, serversOf(st)[1].Active; a < 19 || a > 21 || a+b != 30 {
+	if a, b := poolServers(st)[0].Active, poolServers(st)[1].Active; a < 19 || a > 21 || a+b != 30 {
 		t.Errorf("the servers have %d and %d sessions, want 20 and 10", a, b)
 	}
 	servers[0].Close()
@@ -216,7 +216,7 @@ pools: {web: {same_network: %s, servers: ["10.0.2.2:80", "[fd00:2::2]:80"]}}
 			}
 			s.await("telling it", func(st *admin.Status) bool {
 				n := 0
-				for _, server := range serversOf(st) {
+				for _, server := range poolServers(st) {
 					if server.SameNetwork == 1 && server.Fallback == how {
 						n++
 					}
@@ -258,7 +258,7 @@ pools: {web: {servers: ["10.0.2.2:80"]}}
 	if second := time.Since(begin); first < time.Second || second > time.Second {
 		t.Errorf("the first connection took %v, the second %v", first, second)
 	}
-	s.await("telling it", func(st *admin.Status) bool { return len(serversOf(st)) == 1 && serversOf(st)[0].SameNetwork == 2 })
+	s.await("telling it", func(st *admin.Status) bool { return len(poolServers(st)) == 1 && poolServers(st)[0].SameNetwork == 2 })
 	if !strings.Contains(s.log.String(), "does not answer clients through this machine") {
 		t.Error("the log does not tell it")
 	}
