@@ -45,14 +45,14 @@ func TestKeptPortCollides(t *testing.T) {
 				if seen := first.told(); seen.From != from {
 					r.Errorf("%s: the first connection has %s at the server", f.name, seen.From)
 				}
-				second := &conversation{r: r, conn: r.dialFrom(from, at(f.gwInside, 8001))}
-				second.read = bufio.NewReader(second.conn)
 				if sourcePort == "require" {
-					if _, err := second.read.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
+					if err := r.refused(from, at(f.gwInside, 8001)); !errors.Is(err, syscall.ECONNRESET) {
 						r.Errorf("%s: the port is taken, the second connection got %v; want a reset", f.name, err)
 					}
 					continue
 				}
+				second := &conversation{r: r, conn: r.dialFrom(from, at(f.gwInside, 8001))}
+				second.read = bufio.NewReader(second.conn)
 				seen := second.told()
 				if seen.From.Addr() != from.Addr() || seen.From == from {
 					r.Errorf("%s: the second connection has %s at the server, want another port of %s", f.name, seen.From, from.Addr())
@@ -273,4 +273,16 @@ func TestTimeouts(t *testing.T) {
 			s.await("counting it", func(st *admin.Status) bool { return sum(st, errorsOf(c.kind)) == 1 })
 		})
 	}
+}
+
+// refused connects and returns how that ended: a reset may come before the dial returns, or after.
+func (r *rig) refused(from netip.AddrPort, to string) error {
+	c, err := r.net.Client().DialWith(to, lab.DialOptions{From: from, Timeout: patience})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r.must(c.SetDeadline(time.Now().Add(patience)))
+	_, err = c.Read(make([]byte, 1))
+	return err
 }
