@@ -105,6 +105,7 @@ Start with 'sudo salp demo': it shows the whole in private network namespaces an
 		newFeaturesCommand(env),
 		newReloadCommand(env),
 		newPoolCommand(env),
+		newLinkCommand(env),
 		newUpgradeCommand(env),
 		newDownCommand(env),
 		newDemoCommand(env),

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"salp/internal/config"
+	"salp/internal/keeper"
 	"salp/internal/kernel"
 	"salp/internal/plan"
 )
@@ -58,6 +59,9 @@ func makePlan(cfg *config.Config, runDir string, diff bool) (*planReport, error)
 	defer host.Close()
 	facts, err := hostFacts(host, runDir)
 	if err != nil {
+		return nil, err
+	}
+	if err := keeper.KnowLinks(&facts, cfg, runDir, host); err != nil {
 		return nil, err
 	}
 	p, err := plan.Make(cfg, facts)

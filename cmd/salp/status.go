@@ -53,7 +53,13 @@ func printStatus(w io.Writer, s *admin.Status) {
 	}
 	printKernel(w, p, s)
 	printWorkers(w, p, s)
-	printListeners(w, p, s.Listeners)
+	if len(s.Listeners) > 0 {
+		printListeners(w, p, s.Listeners)
+	}
+	if len(s.Links) > 0 {
+		fmt.Fprintln(w)
+		printLinks(w, s.Links, time.Now())
+	}
 	if len(s.Pools) > 0 {
 		fmt.Fprintln(w)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 	"net/netip"
 	"slices"
 )
@@ -149,4 +150,28 @@ func ReadAddresses(r io.Reader) (*AddressSet, error) {
 		return nil, err
 	}
 	return NewAddressSet(all), nil
+}
+
+// Prefixes returns the set as prefixes that do not overlap, IPv4 first, sorted.
+func (s *AddressSet) Prefixes() []netip.Prefix {
+	all := make([]netip.Prefix, 0, s.Len())
+	if s == nil {
+		return all
+	}
+	for _, r := range s.v4 { // each is a prefix, for they were made from some and none was joined with its neighbour
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], r.first)
+		all = append(all, netip.PrefixFrom(netip.AddrFrom4(b), bits.LeadingZeros32(r.first^r.last)))
+	}
+	for _, r := range s.v6 {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:8], r.first.high)
+		binary.BigEndian.PutUint64(b[8:], r.first.low)
+		n := bits.LeadingZeros64(r.first.high ^ r.last.high)
+		if n == 64 {
+			n += bits.LeadingZeros64(r.first.low ^ r.last.low)
+		}
+		all = append(all, netip.PrefixFrom(netip.AddrFrom16(b), n))
+	}
+	return all
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -217,4 +218,25 @@ func BenchmarkMillionAddresses(b *testing.B) {
 		i++
 	}
 	b.ReportMetric(float64(s.Len()*8)/(1<<20), "MiB")
+}
+
+func TestPrefixes(t *testing.T) {
+	in := []string{"10.0.0.0/8", "10.1.0.0/16", "192.0.2.7/32", "192.0.2.6/32", "0.0.0.0/32", "2001:db8::/32", "2001:db8:1::/48", "fd00::1/128", "fd00:0:0:1::/64"}
+	want := []string{"0.0.0.0/32", "10.0.0.0/8", "192.0.2.6/32", "192.0.2.7/32", "2001:db8::/32", "fd00::1/128", "fd00:0:0:1::/64"}
+	var prefixes []netip.Prefix
+	for _, s := range in {
+		prefixes = append(prefixes, netip.MustParsePrefix(s))
+	}
+	var got []string
+	for _, p := range NewAddressSet(prefixes).Prefixes() {
+		got = append(got, p.String())
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, s := range []string{"0.0.0.0/0", "::/0"} {
+		if got := NewAddressSet([]netip.Prefix{netip.MustParsePrefix(s)}).Prefixes(); len(got) != 1 || got[0].String() != s {
+			t.Errorf("%s comes back as %v", s, got)
+		}
+	}
 }

@@ -31,6 +31,13 @@ func (f *fakeGateway) SetServer(_ context.Context, w ServerWish) (ServerChange, 
 	return ServerChange{Pool: "web", Server: "10.0.2.2:80", State: w.State, Servers: 2, Up: 1}, nil
 }
 
+func (f *fakeGateway) SetLink(_ context.Context, w LinkWish) (LinkAnswer, error) {
+	if w.Link != "fibre" {
+		return LinkAnswer{}, fmt.Errorf("there is no link %s", w.Link)
+	}
+	return LinkAnswer{State: w.State, Up: 1, Links: 2}, nil
+}
+
 func (f *fakeGateway) Upgrade(context.Context, string) (UpgradeAnswer, error) {
 	return UpgradeAnswer{}, f.err
 }
@@ -144,5 +151,21 @@ func TestModes(t *testing.T) {
 		if got := Mode(c.intercepts, c.client); got != c.want {
 			t.Errorf("%v, %v: %s", c.intercepts, c.client, got)
 		}
+	}
+}
+
+func TestSetLink(t *testing.T) {
+	dir, _ := serve(t, &fakeGateway{})
+	client, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	a, err := client.SetLink(t.Context(), LinkWish{Link: "fibre", State: "drain"})
+	if err != nil || a != (LinkAnswer{State: "drain", Up: 1, Links: 2}) {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := client.SetLink(t.Context(), LinkWish{Link: "fiber", State: "drain"}); err == nil || err.Error() != "there is no link fiber" {
+		t.Errorf("%v", err)
 	}
 }

@@ -160,6 +160,22 @@ func (c *Client) SetServer(ctx context.Context, w ServerWish) (ServerChange, err
 	return a, nil
 }
 
+// SetLink has an Internet link drained, taken down, or as its checks say.
+func (c *Client) SetLink(ctx context.Context, w LinkWish) (LinkAnswer, error) {
+	code, body, err := c.do(ctx, http.MethodPost, "/link", w)
+	if err != nil {
+		return LinkAnswer{}, err
+	}
+	var a LinkAnswer
+	if err := json.Unmarshal(body, &a); err != nil {
+		return LinkAnswer{}, c.refused("link", code, body)
+	}
+	if a.Error != "" {
+		return LinkAnswer{}, errors.New(a.Error)
+	}
+	return a, nil
+}
+
 // Stop has the gateway drain, remove what it has in the kernel, and end. It returns once that has begun.
 func (c *Client) Stop(ctx context.Context) error {
 	code, body, err := c.do(ctx, http.MethodPost, "/stop", nil)

@@ -65,23 +65,3 @@ type Checked struct {
 	Took  float64   `json:"took_seconds"`
 	Error string    `json:"error,omitempty"` // "": it was good
 }
-
-// Link is one Internet link.
-type Link struct {
-	Name      string    `json:"name"`
-	Interface string    `json:"interface"`
-	Gateways  []string  `json:"gateways,omitempty"` // configured or learned, one for each family
-	State     string    `json:"state"`              // up, down, or why it is neither
-	Up        bool      `json:"up"`
-	Since     time.Time `json:"since"`            // of the state
-	Reason    string    `json:"reason,omitempty"` // of a state that is not up
-	Weight    int       `json:"weight"`           // its share now
-	Metered   bool      `json:"metered,omitempty"`
-	RTT       float64   `json:"rtt_seconds,omitempty"` // mean of the last probes; 0: not known
-	Loss      float64   `json:"loss"`                  // share of the last probes that were lost, 0 to 1
-	Downs     uint64    `json:"downs"`                 // how often it went down
-
-	Flows    uint64 `json:"flows"`     // that were sent over it
-	BytesIn  uint64 `json:"bytes_in"`  // that came by it
-	BytesOut uint64 `json:"bytes_out"` // that went by it
-}

@@ -35,6 +35,8 @@ type Gateway interface {
 	Upgrade(ctx context.Context, binary string) (UpgradeAnswer, error)
 	// SetServer has a server of a pool drained, in maintenance, or as its checks say, until it is told otherwise.
 	SetServer(ctx context.Context, w ServerWish) (ServerChange, error)
+	// SetLink has an Internet link drained, taken down, or as its checks say, until it is told otherwise.
+	SetLink(ctx context.Context, w LinkWish) (LinkAnswer, error)
 	// Stop returns once the gateway has begun to stop.
 	Stop(ctx context.Context) error
 }
@@ -184,6 +186,19 @@ func handler(gateway Gateway) http.Handler {
 			return
 		}
 		answer(w, http.StatusOK, change)
+	})
+	mux.HandleFunc("POST /link", func(w http.ResponseWriter, r *http.Request) {
+		var wish LinkWish
+		err := json.NewDecoder(io.LimitReader(r.Body, maxWish)).Decode(&wish)
+		var result LinkAnswer
+		if err == nil {
+			result, err = gateway.SetLink(r.Context(), wish)
+		}
+		if err != nil {
+			answer(w, http.StatusUnprocessableEntity, LinkAnswer{Error: err.Error()})
+			return
+		}
+		answer(w, http.StatusOK, result)
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
 		if err := gateway.Stop(r.Context()); err != nil {

@@ -40,14 +40,14 @@ type Attempt struct {
 	until    int64 // when the time for all tries is over; 0: never
 	due      int64 // when the time for this one is; 0: never
 	fd       int32
-	tries    int // how many more may be made, this one included
-	link     int // index of the alternative that is next
+	tries    int  // how many more may be made, this one included
+	routed   bool // the other links are among them
+	link     int  // index of the alternative that is next
 	tag      uint8
 	stage    stage
 	kept     bool // the socket being connected has the client's port
 	fell     bool // it has another, though the client's was wanted
 	freed    bool // the answer: the port is free
-	starting bool // within Start
 	around   bool // the server would answer the client past us, so that this try has our own address
 	doubted  bool // this try finds out whether it would
 	header   config.ProxyHeader
@@ -165,7 +165,7 @@ func (a *Attempt) begin(l *engine.Loop) Progress {
 	if d.Pool == nil {
 		a.place.counters = &a.dialer.elsewhere
 		a.dial.Server = d.Server
-		return a.reach(l, d.Link)
+		return a.reachFirst(l)
 	}
 	e, outcome := d.Pool.Pick(&a.want, &a.tried)
 	switch outcome {
@@ -207,11 +207,8 @@ func (a *Attempt) wait(l *engine.Loop) Progress {
 func (a *Attempt) use(l *engine.Loop, e *pool.Endpoint) Progress {
 	a.stage, a.grant = connecting, nil
 	a.tried.Add(e)
-	a.place = Server{e, e.Counters(l.Number())}
+	a.place = Server{endpoint: e, counters: e.Counters(l.Number())}
 	a.place.counters.Active++
-	if a.starting && a.dialer.Reuse != nil && a.dialer.Reuse(l, e) {
-		return Reused
-	}
 	a.dial.Server = e.Address()
 	a.header = e.Header()
 	a.around = a.decision.Source.IsValid() && a.dialer.Networks.around(a.client.Addr(), e.Address().Addr())
@@ -224,7 +221,7 @@ func (a *Attempt) use(l *engine.Loop, e *pool.Endpoint) Progress {
 			a.header = config.ProxyHeaderV2
 		}
 	}
-	return a.reach(l, a.decision.Link)
+	return a.reachFirst(l)
 }
 
 // reach connects to the chosen server, over the link with that mark.
@@ -238,6 +235,7 @@ func (a *Attempt) reach(l *engine.Loop, link uint32) Progress {
 		a.dial.Source, a.dial.KeepPort, a.dial.Mark = netip.AddrPort{}, false, d.PlainMark|link
 	}
 	a.fell = false
+	a.place.link = link
 	a.setTimer(l)
 	return a.connect(l, true)
 }

@@ -66,11 +66,11 @@ func (a *Attempt) failed(l *engine.Loop, e syscall.Errno) Progress {
 		a.retries()
 		return a.doubt(l)
 	}
-	if kind != listen.ConnectRefused && a.link < len(a.decision.Alternatives) { // who refuses has been reached: the link is good
-		link := a.decision.Alternatives[a.link]
-		a.link++
-		a.retries()
-		return a.reach(l, link)
+	if kind != listen.ConnectRefused { // who refuses has been reached: the link is good
+		if link, ok := a.nextLink(); ok {
+			a.retries()
+			return a.reach(l, link)
+		}
 	}
 	if a.decision.Pool == nil || !a.decision.Pool.More(&a.want, &a.tried) {
 		return a.fail(kind)

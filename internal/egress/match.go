@@ -77,20 +77,36 @@ func (r *Rules) has(places []config.Place, a netip.Addr, s *State) bool {
 // Names returns the host names that rules and forwards mention, sorted.
 func Names(cfg *config.Config) []string {
 	var names []string
-	add := func(places []config.Place) {
-		for _, p := range places {
-			if p.Name != "" {
-				names = append(names, p.Name)
-			}
+	eachPlace(cfg, func(p *config.Place) {
+		if p.Name != "" {
+			names = append(names, p.Name)
 		}
-	}
-	for i := range cfg.Balance.Rules {
-		add(cfg.Balance.Rules[i].From)
-		add(cfg.Balance.Rules[i].To)
-	}
-	for i := range cfg.Forward {
-		add(cfg.Forward[i].From)
-	}
+	})
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// Lists returns the lists of addresses that rules and forwards mention, sorted.
+func Lists(cfg *config.Config) []string {
+	var lists []string
+	eachPlace(cfg, func(p *config.Place) {
+		if p.List != "" {
+			lists = append(lists, p.List)
+		}
+	})
+	slices.Sort(lists)
+	return slices.Compact(lists)
+}
+
+func eachPlace(cfg *config.Config, do func(*config.Place)) {
+	var all []config.Place
+	for i := range cfg.Balance.Rules {
+		all = append(append(all, cfg.Balance.Rules[i].From...), cfg.Balance.Rules[i].To...)
+	}
+	for i := range cfg.Forward {
+		all = append(all, cfg.Forward[i].From...)
+	}
+	for i := range all {
+		do(&all[i])
+	}
 }

@@ -97,7 +97,7 @@ func newRig(t *testing.T, text string, arguments ...any) *rig {
 	}
 	c := cfg.Listener("in")
 	n := listen.NewListener(c)
-	rule := policy.New(cfg, pools)["in"]
+	rule := policy.New(cfg, pools, nil)["in"]
 	rules := access.Compile(cfg)
 	d := dial.New(dial.Options{Counters: r.counters, Own: listen.NewOwn(nil), Networks: &dial.Networks{}, Connect: 5 * time.Second})
 	g := gate.New(gate.Options{Config: c, Listener: n, Counters: r.counters, Relay: relay.New(c, n, r.counters, rule, d), Rule: rule, Pools: pools,

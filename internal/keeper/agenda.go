@@ -12,6 +12,7 @@ const (
 	taskRepair   task = "repair"   // bring the kernel back to the plan
 	taskWatch    task = "watch"    // listen to the kernel again after that failed
 	taskMonitor  task = "monitor"  // start a monitor in place of one that ended
+	taskMeasure  task = "measure"  // read what links carry
 	taskWatchdog task = "watchdog" // tell systemd that the keeper turns
 )
 

@@ -15,6 +15,7 @@ import (
 	"salp/internal/admin"
 	"salp/internal/config"
 	"salp/internal/kernel"
+	"salp/internal/kernel/route"
 	"salp/internal/lab"
 	"salp/internal/plan"
 )
@@ -31,6 +32,10 @@ type fakeKernel struct {
 	tell       func(kernel.Event)
 	owner      *os.File
 	drift      []kernel.Change // what the next Apply repairs
+	gateways   []plan.Gateway
+	counts     map[string]kernel.Count
+	traffic    map[string]route.Traffic
+	forgotten  []uint32 // marks of links whose flows were
 }
 
 func newFakeKernel() *fakeKernel {
@@ -105,6 +110,31 @@ func (f *fakeKernel) Owner() (int, error) {
 	return descriptor(f.owner)
 }
 
+func (f *fakeKernel) Gateways() ([]plan.Gateway, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.gateways, nil
+}
+
+func (f *fakeKernel) Counters(string) (map[string]kernel.Count, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts, nil
+}
+
+func (f *fakeKernel) Traffic() (map[string]route.Traffic, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.traffic, nil
+}
+
+func (f *fakeKernel) ForgetFlows(value, mask uint32) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgotten = append(f.forgotten, value&mask)
+	return 1, nil
+}
+
 func (f *fakeKernel) alive() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +175,12 @@ func needRoot(t *testing.T) {
 // start runs a keeper with that configuration. It does not wait until it is ready.
 func start(t *testing.T, text string, fake *fakeKernel) *rig {
 	t.Helper()
-	dir := t.TempDir()
+	return startIn(t, t.TempDir(), text, fake)
+}
+
+// startIn is start with a run directory, where another keeper may have been.
+func startIn(t *testing.T, dir, text string, fake *fakeKernel) *rig {
+	t.Helper()
 	r := &rig{t: t, kernel: fake, file: filepath.Join(dir, "salp.yaml"), ended: make(chan error, 1), log: &lab.Log{},
 		reload: make(chan struct{}), hurry: make(chan struct{})}
 	r.write(text)

@@ -160,11 +160,14 @@ type keeper struct {
 	lastReload *admin.Reload
 	reloads    admin.Reloads
 	repairing  repairing
+	links      *links
+	hooks      *hooks
 
 	upgrading   *upgrading     // nil: no upgrade is under way
 	lastUpgrade *admin.Upgrade // nil: there was none
 
 	stopping bool
+	down     bool // somebody asked for the end of everything, links too
 	finished bool
 	err      error // of run
 }
@@ -175,12 +178,15 @@ func newKeeper(o Options, sink *logSink, host kernelHost) *keeper {
 	if err != nil {
 		log.Warn("the file of servers' states cannot be read", "error", err)
 	}
-	return &keeper{
+	k := &keeper{
 		options: o, sink: sink, log: log, kernel: host, systemd: newSystemd(log), since: time.Now(), agenda: agenda{},
 		events: make(chan workerEvent), kernelEvents: make(chan kernel.Event, 64), requests: make(chan func()), quit: make(chan struct{}),
 		sockets: sockets{}, tables: tables{}, totals: totals{}, poolTotals: newPoolTotals(), pause: restartFirst,
 		servers: newServers(known, log),
 	}
+	k.links, _ = newLinks(&config.Config{}, nil, nil, k.since) // without links nothing can fail
+	k.hooks = newHooks(k)
+	return k
 }
 
 // run starts the gateway, and returns when it has ended.
@@ -284,6 +290,8 @@ func (k *keeper) do(t task) {
 		k.drainAll()
 	case taskRepair:
 		k.repair()
+	case taskMeasure:
+		k.measure()
 	case taskWatch:
 		k.watch()
 	case taskMonitor:
@@ -448,7 +456,7 @@ func (k *keeper) restart() {
 		k.agenda.at(taskRestart, time.Now().Add(pulseEvery)) // if this program is still there then
 		return
 	}
-	w, err := k.start(k.servers, k.generation, k.groups)
+	w, err := k.start(k.servers, k.links, k.generation, k.groups)
 	if err != nil {
 		k.log.Error("worker cannot be started", "error", err, "again_in", k.pause)
 		k.agenda.at(taskRestart, time.Now().Add(k.pause))
@@ -459,7 +467,7 @@ func (k *keeper) restart() {
 }
 
 // start starts a worker, which is among k.workers until it has ended.
-func (k *keeper) start(s *servers, generation uint64, groups []*group) (*worker, error) {
+func (k *keeper) start(s *servers, l *links, generation uint64, groups []*group) (*worker, error) {
 	cfg := s.cfg
 	with := outfit{sockets: groups, tables: k.tables}
 	if err := k.tables.fill(cfg); err != nil {
@@ -467,6 +475,9 @@ func (k *keeper) start(s *servers, generation uint64, groups []*group) (*worker,
 	}
 	if len(cfg.Pools) > 0 {
 		with.first = append(with.first, control.Message{Pools: s.told()})
+	}
+	if l.any() {
+		with.first = append(with.first, control.Message{Links: l.message(true)})
 	}
 	if m := k.elsewhere(nil, cfg); m != nil && len(m.Servers) > 0 {
 		with.first = append(with.first, control.Message{Elsewhere: m})

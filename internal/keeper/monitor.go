@@ -48,12 +48,14 @@ func (k *keeper) watchList() *control.Watch {
 	if k.cfg != nil {
 		cfg = k.cfg
 		k.servers.jobs(w)
+		k.links.watch(w)
 	}
 	if k.pending != nil {
 		if cfg == nil {
 			cfg = k.pending.cfg
 		}
 		w.Names = withNames(w.Names, k.pending.cfg.Names())
+		w.Names = withNames(w.Names, k.pending.links.wanted())
 	}
 	if cfg != nil {
 		w.Resolvers = control.Resolvers(cfg.Resolvers)
@@ -81,7 +83,7 @@ func (k *keeper) observe() {
 	w := k.watchList()
 	m := k.watching.monitor
 	switch {
-	case len(w.Jobs)+len(w.Names) == 0 && k.page == nil || k.finished:
+	case len(w.Jobs)+len(w.Names) == 0 && k.page == nil && !k.links.calls() || k.finished:
 		k.agenda.drop(taskMonitor)
 		if m != nil {
 			m.end()
@@ -218,12 +220,18 @@ func (k *keeper) onMonitor(m *monitor, message *control.Message) {
 	case message.Names != nil:
 		for i := range message.Names.Names {
 			k.onName(&message.Names.Names[i], now)
+			k.learnName(&message.Names.Names[i])
 		}
+	case message.Called != nil:
+		k.hooks.called(message.Called)
 	}
 }
 
 // onResult gives the result of a probe to whose it is, and tells whether a server's state has changed.
 func (k *keeper) onResult(r *control.Result) (changed bool) {
+	if k.onSample(r) {
+		return false
+	}
 	return k.servers.result(r)
 }
 
@@ -233,6 +241,7 @@ func (k *keeper) onMonitorEnd(m *monitor, err error) {
 		return
 	}
 	k.watching.monitor = nil
+	k.hooks.lost()
 	if m.ending {
 		k.observe()
 		return
@@ -252,7 +261,7 @@ func (k *keeper) onMonitorEnd(m *monitor, err error) {
 
 // monitorFailed plans another try.
 func (k *keeper) monitorFailed(err error) {
-	k.log.Error("the monitor ended, it will be replaced; servers stay as they are", "reason", err, "in", k.watching.pause)
+	k.log.Error("the monitor ended, it will be replaced; servers and links stay as they are", "reason", err, "in", k.watching.pause)
 	k.agenda.at(taskMonitor, time.Now().Add(k.watching.pause))
 	k.watching.pause = min(max(2*k.watching.pause, restartFirst), restartMost)
 }

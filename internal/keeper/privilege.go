@@ -43,7 +43,7 @@ func needs(cfg *config.Config, p plan.Plan, who identity, firstFreePort uint16) 
 		all = append(all, need{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "to write nft tables, ip rules and routes"})
 	}
 	if l := needsRaw(cfg); l != "" {
-		all = append(all, need{unix.CAP_NET_RAW, "CAP_NET_RAW", fmt.Sprintf("for the transparent sockets of listener %s", l)})
+		all = append(all, need{unix.CAP_NET_RAW, "CAP_NET_RAW", fmt.Sprintf("for the sockets of listener %s, which are transparent or marked", l)})
 	}
 	for _, l := range cfg.Listeners {
 		for _, a := range l.Listen {
@@ -59,10 +59,10 @@ func needs(cfg *config.Config, p plan.Plan, who identity, firstFreePort uint16) 
 	return all
 }
 
-// needsRaw returns the name of a listener that takes CAP_NET_RAW, "" when none does.
+// needsRaw returns the name of a listener that takes CAP_NET_RAW, "" when none does. The mark of a link takes it, too (socket(7), SO_MARK).
 func needsRaw(cfg *config.Config) string {
 	for _, l := range cfg.Listeners {
-		if l.Via != config.ViaKernel && (l.Source == config.SourceClient || l.Intercept != nil || marks(cfg, l)) {
+		if l.Via != config.ViaKernel && (l.Source == config.SourceClient || l.Intercept != nil || marks(cfg, l) || len(cfg.Links) > 0) {
 			return l.Name
 		}
 	}

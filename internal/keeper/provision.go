@@ -27,6 +27,7 @@ type provision struct {
 	opened  map[place][]int // those of its sockets that nobody had before
 	page    *page           // of the metrics; that of the keeper when it stays
 	servers *servers
+	links   *links
 	worker  *worker
 	ready   bool // the worker is
 	answers []answerTo
@@ -45,6 +46,9 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 	if err := k.refuseChange(cfg); err != nil {
 		return nil, err
 	}
+	if err := k.prepareLinks(p); err != nil {
+		return nil, err
+	}
 	if err := k.openSockets(p); err != nil {
 		return nil, err
 	}
@@ -58,7 +62,7 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 	if !cfg.Worker() {
 		return p, nil // settle puts it in force
 	}
-	if p.worker, err = k.start(p.servers, k.generation+1, p.groups); err != nil {
+	if p.worker, err = k.start(p.servers, p.links, k.generation+1, p.groups); err != nil {
 		k.undo(p)
 		return nil, err
 	}
@@ -75,6 +79,9 @@ func (k *keeper) refuseChange(cfg *config.Config) error {
 	if cfg.Kernel.Marks != k.cfg.Kernel.Marks {
 		faults = append(faults, cfg.Fault(config.Path{"kernel", "marks"}, "the mark bits cannot change while connections carry them", hint))
 	}
+	if cfg.Kernel.LinkMarks != k.cfg.Kernel.LinkMarks && len(cfg.Links)+len(k.cfg.Links) > 0 {
+		faults = append(faults, cfg.Fault(config.Path{"kernel", "link_marks"}, "the mark bits of links cannot change while flows carry them", hint))
+	}
 	if cfg.Kernel.Zone != k.cfg.Kernel.Zone {
 		faults = append(faults, cfg.Fault(config.Path{"kernel", "zone"}, "the conntrack zone cannot change while connections are in it", hint))
 	}
@@ -88,7 +95,7 @@ func (k *keeper) refuseChange(cfg *config.Config) error {
 func (k *keeper) openSockets(p *provision) error {
 	var taken []netip.AddrPort
 	for attempt := 1; ; attempt++ {
-		facts, err := k.facts()
+		facts, err := k.facts(p.links)
 		if err != nil {
 			return err
 		}
@@ -131,11 +138,18 @@ func (p *provision) chose(a netip.AddrPort) bool {
 	return false
 }
 
-// facts returns what is so on the host, with what the keeper knows itself: its ports, and that its own sockets are in nobody's way.
-func (k *keeper) facts() (plan.Facts, error) {
+// facts returns what is so on the host, with what the keeper knows itself: its ports, that its own sockets are in nobody's way, and links.
+func (k *keeper) facts(l *links) (plan.Facts, error) {
 	facts, err := k.kernel.Facts()
 	if err != nil {
 		return plan.Facts{}, fmt.Errorf("read this host's interfaces and sockets: %w", err)
+	}
+	if l.any() {
+		gateways, err := k.kernel.Gateways()
+		if err != nil {
+			return plan.Facts{}, fmt.Errorf("read this host's default routes: %w", err)
+		}
+		l.observe(&facts, gateways, time.Now())
 	}
 	if k.cfg != nil { // else those of a keeper that was killed are good, if there was one
 		facts.Ports = maps.Clone(k.ports)
@@ -167,6 +181,7 @@ func (k *keeper) commit(now time.Time) {
 	k.generation++
 	k.pause = restartFirst
 	k.agenda.drop(taskRestart)
+	k.adoptLinks(p)
 	k.servers = p.servers
 	k.servers.commit(now)
 	k.totals.forget(k.cfg)
@@ -184,6 +199,8 @@ func (k *keeper) commit(now time.Time) {
 	k.sink.set(k.cfg.Logs)
 	k.watch()
 	k.serversChanged(now)
+	k.followLinks()
+	k.measure()
 	if old == nil {
 		k.handedOver(nil)
 	}

@@ -15,6 +15,7 @@ import (
 	"salp/internal/admin"
 	"salp/internal/control"
 	"salp/internal/kernel"
+	"salp/internal/kernel/route"
 	"salp/internal/plan"
 )
 
@@ -42,6 +43,10 @@ type kernelHost interface {
 	Remove() ([]kernel.Change, error)
 	DestroyTimeWait(local, remote netip.AddrPort) error
 	Owner() (descriptor int, err error)
+	Gateways() ([]plan.Gateway, error)
+	Counters(table string) (map[string]kernel.Count, error)
+	Traffic() (map[string]route.Traffic, error)
+	ForgetFlows(value, mask uint32) (int, error)
 }
 
 // repairing is what the keeper remembers about repairs.
@@ -93,7 +98,7 @@ func (k *keeper) dropAlive() {
 
 // watch makes the kernel tell about changes by others, as soon as there is anything of ours to change.
 func (k *keeper) watch() {
-	if k.repairing.watching || k.plan.Empty() {
+	if k.repairing.watching || k.idle() {
 		return
 	}
 	k.repairing.watching = true
@@ -128,9 +133,12 @@ func (k *keeper) watchEnded(err error) {
 	k.agenda.atLatest(taskRepair, now.Add(time.Second))
 }
 
+// idle says that the configuration has no business with the kernel.
+func (k *keeper) idle() bool { return k.plan.Empty() && !k.links.any() }
+
 // onKernel plans a repair when something changed that may be ours, or that the plan was made from.
 func (k *keeper) onKernel(e kernel.Event) {
-	if k.plan.Empty() {
+	if k.idle() {
 		return
 	}
 	room := repairsKept
@@ -141,6 +149,9 @@ func (k *keeper) onKernel(e kernel.Event) {
 		k.repairing.causes = append(k.repairing.causes, e)
 	}
 	delay := repairDelay
+	if e.Facts && k.links.any() {
+		delay = 0 // a link may have lost its carrier
+	}
 	if k.repairing.fights(time.Now()) {
 		delay = repairCalm
 	}
@@ -159,7 +170,7 @@ func (r *repairing) fights(now time.Time) bool {
 func (k *keeper) repair() {
 	causes := k.repairing.causes
 	k.repairing.causes = nil
-	if k.plan.Empty() {
+	if k.idle() {
 		return
 	}
 	now := time.Now()
@@ -176,6 +187,7 @@ func (k *keeper) repair() {
 		return
 	}
 	k.repairing.failure = ""
+	k.followLinks()
 	if len(changes) > 0 {
 		k.refreshed = time.Time{} // a set that was made anew is empty
 		k.refreshAlive(now)
@@ -185,7 +197,7 @@ func (k *keeper) repair() {
 // replan makes the plan for the host as it is now, and tells whether it is another one. When the configuration does not fit the host any
 // more (an interface has gone) the last plan stays: it fits again when the interface comes back.
 func (k *keeper) replan() bool {
-	facts, err := k.facts()
+	facts, err := k.facts(k.links)
 	var p plan.Plan
 	if err == nil {
 		p, err = plan.Make(k.cfg, facts)

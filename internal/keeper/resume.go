@@ -75,6 +75,9 @@ func (k *keeper) recall(s *saved, cfg *config.Config) {
 	k.since, k.cfg, k.generation, k.ports = s.Since, cfg, s.Generation, s.Ports
 	k.restarts, k.lastReload, k.repairing.done, k.repairing.count = s.Restarts, s.Reload, s.Repairs, s.Repaired
 	now := time.Now()
+	if err := k.beginLinks(cfg, now); err != nil {
+		k.log.Warn("lists of addresses for links", "error", err)
+	}
 	k.servers = k.servers.next(cfg, now)
 	k.servers.commit(now)
 	k.watching.stale = true
@@ -158,7 +161,7 @@ func recallWorker(s savedWorker, cfg *config.Config, log *slog.Logger) (*worker,
 // bring makes the plan anew, brings the kernel to it, and has it divert: what this version plans otherwise than the old one changes here.
 func (r *resumption) bring() error {
 	k := r.keeper
-	facts, err := k.facts()
+	facts, err := k.facts(k.links)
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func (g *gateway) SetServer(ctx context.Context, w admin.ServerWish) (c admin.Se
 
 // Stop implements admin.Gateway.
 func (g *gateway) Stop(ctx context.Context) error {
-	return g.do(ctx, func() { g.keeper.stop("asked to by the admin socket") })
+	return g.do(ctx, func() { g.keeper.down = true; g.keeper.stop("asked to by the admin socket") })
 }
 
 // status describes the gateway now, and compares the kernel with the plan if that is wanted, which takes time. It belongs to the loop.
@@ -123,6 +123,7 @@ func (k *keeper) status(now time.Time, compare bool) admin.Status {
 	if k.cfg == nil {
 		return s
 	}
+	s.Links = k.linkStatus(now)
 	for _, l := range k.cfg.Listeners {
 		described := describe(l, k.ports[l.Name])
 		described.Counters = k.totals.of(l.Name, k.workers)

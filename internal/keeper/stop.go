@@ -6,6 +6,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"salp/internal/admin"
+	"salp/internal/plan"
 )
 
 // settleFor is how long workers go on to accept when nothing new is taken in: connections whose handshake was under way then have no other
@@ -75,9 +76,41 @@ func (k *keeper) hurry() {
 	}
 }
 
+// leaveLinks removes what is in the kernel but for the links, which go on without a process, and tells whether it has: a service that is
+// restarted must not break the flows that it does not carry. Who asks for the end by the admin socket wants them removed, too.
+func (k *keeper) leaveLinks() (left bool, err error) {
+	if k.down || k.cfg == nil || !k.links.any() {
+		return false, nil
+	}
+	if err := k.links.remember(k.options.RunDir); err != nil {
+		k.log.Warn("states of links cannot be remembered for the next start", "error", err)
+	}
+	facts, err := k.facts(k.links)
+	if err != nil {
+		return false, err
+	}
+	only := *k.cfg
+	only.Listeners = nil
+	p, err := plan.Make(&only, facts)
+	if err != nil {
+		return false, err
+	}
+	if _, err := k.kernel.Apply(p); err != nil {
+		return false, err
+	}
+	k.plan = plan.Plan{} // nothing else is there to be removed
+	return true, nil
+}
+
 // finish removes what is in the kernel, when no worker is left.
 func (k *keeper) finish() {
 	k.finished = true
+	switch left, err := k.leaveLinks(); {
+	case left:
+		k.log.Info("links stay as they are now, for the next start; 'salp down' removes them")
+	case err != nil:
+		k.log.Error("links cannot be left as they are, they are removed", "error", err)
+	}
 	if !k.plan.Empty() {
 		changes, err := k.kernel.Remove()
 		for _, c := range changes {

@@ -44,7 +44,8 @@ type worker struct {
 	deadline time.Time // to be ready (starting) or to have ended (draining)
 	lastBeat time.Time
 	stats    control.Stats
-	untold   bool // it does not know the servers' states yet
+	untold   bool           // it does not know the servers' states yet
+	links    *control.Links // what it was told last
 	servers  []control.ServerStats
 	pools    []control.PoolStats
 	queues   []control.AcceptQueue

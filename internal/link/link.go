@@ -55,6 +55,7 @@ type Link struct {
 	Reason  string    // why it is not up, or was not before
 	Wish    Wish
 	History []Change // the last ones, oldest first
+	Downs   uint64   // how often it went down, as long as its state has been kept
 
 	fault   string // what the kernel lacks for the link, "" when nothing
 	ways    [2]plan.LinkRoute
@@ -79,8 +80,8 @@ func New(cfg *config.Config, known []Saved, names map[string][]netip.Addr, now t
 		verdict := health.Verdict{Up: true, Since: now}
 		if j := slices.IndexFunc(known, func(k Saved) bool { return k.Name == c.Name && k.Interface == c.Interface }); j >= 0 {
 			k := known[j]
-			l.State, l.Since, l.Reason, l.Wish, l.History = k.State, k.Since, k.Reason, k.Wish, k.History
-			verdict = health.Verdict{Up: k.Good, Known: k.Known && !k.Good, Since: k.Since, Reason: k.Reason}
+			l.State, l.Since, l.Reason, l.Wish, l.History, l.Downs = k.State, k.Since, k.Reason, k.Wish, k.History, k.Downs
+			verdict = health.Verdict{Up: k.Good, Known: k.Known, Since: k.Since, Reason: k.Reason}
 		}
 		if c.Check != nil {
 			l.machine = health.New(l.policy(), verdict)
@@ -102,13 +103,14 @@ type Saved struct {
 	Good      bool      `json:"good"`  // what probes said last
 	Known     bool      `json:"known"` // that they said it
 	History   []Change  `json:"history,omitempty"`
+	Downs     uint64    `json:"downs"`
 }
 
 // Saved returns what is to be kept.
 func (s *Set) Saved() []Saved {
 	var all []Saved
 	for _, l := range s.links {
-		k := Saved{Name: l.Config.Name, Interface: l.Config.Interface, State: l.State, Since: l.Since, Reason: l.Reason, Wish: l.Wish, History: l.History}
+		k := Saved{Name: l.Config.Name, Interface: l.Config.Interface, State: l.State, Since: l.Since, Reason: l.Reason, Wish: l.Wish, History: l.History, Downs: l.Downs}
 		if l.machine != nil {
 			v := l.machine.Verdict()
 			k.Good, k.Known = v.Up, v.Known
@@ -190,6 +192,9 @@ func (l *Link) settle(now time.Time) []Change {
 		return nil
 	}
 	c := Change{At: now, Link: l.Config.Name, Was: l.State, State: state, Reason: reason}
+	if state == Down {
+		l.Downs++
+	}
 	l.State, l.Since = state, now
 	l.History = append(l.History, c)
 	if extra := len(l.History) - historyKept; extra > 0 {

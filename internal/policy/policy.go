@@ -2,7 +2,6 @@
 package policy
 
 import (
-	"math/bits"
 	"net/netip"
 
 	"salp/internal/config"
@@ -20,6 +19,8 @@ type Decision struct {
 	Mark         uint32         // of the upstream socket, without the bits of a link
 	PlainMark    uint32         // the same of a socket that has the host's own address after all
 	DSCP         uint8          // of packets to the server, plus one; 0: the kernel's own
+	Links        *Links         // choose the link once the server is known; nil: Link and Alternatives it is
+	Origin       Origin         // for Links
 	Link         uint32         // the mark bits of the link to take; 0: the routing decides
 	Alternatives []uint32       // those of the links to try, in this order, when the server cannot be reached by Link
 }
@@ -33,22 +34,22 @@ type Rule struct {
 	mark   uint32
 	plain  uint32
 	given  *config.Marking
-	links  map[string]uint32 // the mark bits of links by name
+	links  *Links // nil: there are none
+	origin Origin
 }
 
-// New makes the rules of a configuration, by listener name. pools are its pools by name.
-func New(c *config.Config, pools map[string]*pool.Pool) map[string]*Rule {
+// New makes the rules of a configuration, by listener name. pools are its pools by name, links its links if it has any.
+func New(c *config.Config, pools map[string]*pool.Pool, links *Links) map[string]*Rule {
 	intercepting := false
 	for _, n := range c.Listeners {
 		intercepting = intercepting || n.Intercept != nil
 	}
-	links := make(map[string]uint32)
-	for i, link := range c.Links {
-		links[link.Name] = uint32(i+1) << bits.TrailingZeros32(c.Kernel.LinkMarks)
-	}
 	rules := make(map[string]*Rule)
 	for _, n := range c.Listeners {
 		r := &Rule{client: n.Source == config.SourceClient, given: &n.Marking, links: links}
+		if links != nil {
+			r.origin = originOf(n)
+		}
 		if n.Pool != "" {
 			r.pool = pools[n.Pool]
 		}
@@ -61,6 +62,14 @@ func New(c *config.Config, pools map[string]*pool.Pool) map[string]*Rule {
 		rules[n.Name] = r
 	}
 	return rules
+}
+
+func originOf(n *config.Listener) Origin {
+	o := Origin{Listener: n.Name, Wish: n.Marking.Link}
+	if n.Intercept != nil && len(n.Intercept.Interfaces) == 1 {
+		o.Interface = n.Intercept.Interfaces[0]
+	}
+	return o
 }
 
 // mark is the socket mark of upstream halves: the second bit of the mask says that a worker sent it, the third that it has
@@ -81,7 +90,7 @@ func mark(mask uint32, client, transparent bool) uint32 {
 
 // Decide decides. When it is false the connection is to be refused, for the reason of the kind.
 func (r *Rule) Decide(f *listen.Flow) (Decision, listen.Kind, bool) {
-	d := Decision{Pool: r.pool, Server: f.Original, Mark: r.mark, PlainMark: r.plain}
+	d := Decision{Pool: r.pool, Server: f.Original, Mark: r.mark, PlainMark: r.plain, Links: r.links, Origin: r.origin}
 	if r.client {
 		d.Source, d.KeepPort, d.RequirePort = f.Client, r.keep, r.must
 	}
@@ -99,7 +108,7 @@ func (r *Rule) Mark(d *Decision, m *config.Marking) {
 	if m.DSCP != nil {
 		d.DSCP = *m.DSCP + 1
 	}
-	if link := r.links[m.Link]; link != 0 {
-		d.Link, d.Alternatives = link, nil
+	if m.Link != "" {
+		d.Origin.Wish = m.Link
 	}
 }

@@ -44,7 +44,7 @@ func TestDecide(t *testing.T) {
 				c.Listeners = append(c.Listeners, &config.Listener{Name: "other", Intercept: intercept})
 			}
 			f := &listen.Flow{Client: addr(test.client), Original: addr(test.target)}
-			d, _, ok := policy.New(c, map[string]*pool.Pool{"four": four})["l"].Decide(f)
+			d, _, ok := policy.New(c, map[string]*pool.Pool{"four": four}, nil)["l"].Decide(f)
 			if !ok || !reflect.DeepEqual(d, test.want) {
 				t.Errorf("%+v, %v, want %+v", d, ok, test.want)
 			}
@@ -56,7 +56,7 @@ func TestDecide(t *testing.T) {
 func TestMarksOfAnyMask(t *testing.T) {
 	l := &config.Listener{Name: "l", Intercept: &config.Intercept{}, Source: config.SourceClient, SourcePort: config.SourcePortKeep}
 	c := &config.Config{Listeners: []*config.Listener{l}, Kernel: config.Kernel{Marks: 0x80010104}}
-	d, _, _ := policy.New(c, nil)["l"].Decide(&listen.Flow{Client: addr("10.0.0.1:1"), Original: addr("10.0.0.2:2")})
+	d, _, _ := policy.New(c, nil, nil)["l"].Decide(&listen.Flow{Client: addr("10.0.0.1:1"), Original: addr("10.0.0.2:2")})
 	if d.Mark != 0x00010100 {
 		t.Errorf("mark %#x, want %#x", d.Mark, 0x00010100)
 	}
@@ -64,7 +64,7 @@ func TestMarksOfAnyMask(t *testing.T) {
 
 func TestDecideDoesNotAllocate(t *testing.T) {
 	l := &config.Listener{Name: "l", Intercept: &config.Intercept{}, Source: config.SourceClient, SourcePort: config.SourcePortKeep}
-	r := policy.New(&config.Config{Listeners: []*config.Listener{l}, Kernel: config.Kernel{Marks: 0xf0000000}}, nil)["l"]
+	r := policy.New(&config.Config{Listeners: []*config.Listener{l}, Kernel: config.Kernel{Marks: 0xf0000000}}, nil, nil)["l"]
 	f := &listen.Flow{Client: addr("10.0.0.1:1"), Original: addr("10.0.0.2:2")}
 	if n := testing.AllocsPerRun(100, func() { r.Decide(f) }); n != 0 {
 		t.Errorf("%v allocations", n)

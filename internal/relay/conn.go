@@ -7,6 +7,7 @@ import (
 	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/listen"
+	"salp/internal/policy"
 	"salp/internal/sock"
 )
 
@@ -88,7 +89,12 @@ func (c *conn) early(l *engine.Loop, ev engine.Event) {
 		c.dir[client].note(ev)
 		return
 	}
-	switch c.attempt.Handle(l, ev) {
+	c.reached(l, c.attempt.Handle(l, ev), ev)
+}
+
+// reached goes on from where the attempt to connect is now.
+func (c *conn) reached(l *engine.Loop, p dial.Progress, ev engine.Event) {
+	switch p {
 	case dial.Failed:
 		c.fail(l, c.attempt.Kind)
 	case dial.Broken:
@@ -197,6 +203,16 @@ func (c *conn) close(l *engine.Loop) {
 	sock.Close(int(c.fd[client]))
 	sock.Close(int(c.fd[server]))
 	c.forget(l)
+}
+
+// LinkLost implements dial.LinkUser.
+func (c *conn) LinkLost(l *engine.Loop, links *policy.Links) {
+	switch {
+	case c.attempt != nil:
+		c.reached(l, c.attempt.LinkLost(l), 0)
+	case links.Dead(c.place.Link()):
+		c.fail(l, listen.LinkDown)
+	}
 }
 
 // forget gives back everything the connection had, its struct too: nothing may touch it afterwards.

@@ -86,7 +86,7 @@ func start(t testing.TB, o gatewayOptions) *gateway {
 	g.addr = addr.String()
 	own := listen.NewOwn([]netip.AddrPort{addr})
 	g.pool = pool.New(servers, len(g.engine.Loops()), o.table)
-	rule := policy.New(cfg, map[string]*pool.Pool{"pool": g.pool})["test"]
+	rule := policy.New(cfg, map[string]*pool.Pool{"pool": g.pool}, nil)["test"]
 	for i, l := range g.engine.Loops() {
 		c := &listen.Counters{}
 		g.counters = append(g.counters, c)

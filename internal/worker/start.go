@@ -23,6 +23,7 @@ type startOrder struct {
 	memory memory
 	pools  *control.Pools // nil: the keeper knows nothing of them yet
 	others *control.Elsewhere
+	links  *control.Links // nil: there are none
 
 	contents []handed
 }
@@ -60,6 +61,8 @@ func receiveStart(conn *control.Conn, log *slog.Logger) ([]socketGroup, startOrd
 			order.pools = m.Pools
 		case m.Elsewhere != nil:
 			order.others = m.Elsewhere
+		case m.Links != nil:
+			order.links = m.Links
 		default:
 			log.Warn("the keeper sent something else before Start")
 			closeFDs(fds)

@@ -8,10 +8,10 @@ import (
 	"sync"
 
 	"salp/internal/config"
+	"salp/internal/control"
 	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/gate"
-	"salp/internal/httpproxy"
 	"salp/internal/listen"
 	"salp/internal/policy"
 	"salp/internal/pool"
@@ -27,6 +27,7 @@ type wiring struct {
 	networks  *dial.Networks
 	clients   bool // some server is shown the client's address
 	pools     map[string]*pool.Pool
+	links     *policy.Links // nil: there are none
 	listeners []*listen.Listener
 	loops     []*loopWiring // by loop number
 	watched   []listening   // every listening socket once, until stopAccepting
@@ -48,8 +49,8 @@ type listening struct {
 	listener int // index of wiring.listeners
 }
 
-func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, destroy dial.Destroy, s *services, log *slog.Logger) *wiring {
-	w := &wiring{cfg: cfg, engine: e, networks: &dial.Networks{}, pools: makePools(cfg, len(e.Loops()), m)}
+func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, links *control.Links, destroy dial.Destroy, s *services, log *slog.Logger) *wiring {
+	w := &wiring{cfg: cfg, engine: e, networks: &dial.Networks{}, pools: makePools(cfg, len(e.Loops()), m), links: policy.NewLinks(cfg, links)}
 	w.networks.Learned = func(client netip.Prefix, server netip.Addr) {
 		log.Warn("a server does not answer clients through this machine; for a minute its connections for them have same_network's address", "clients", client, "server", server)
 	}
@@ -62,23 +63,18 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 	}
 	w.own = listen.NewOwn(addresses)
 	w.setLocal(log)
-	rules := policy.New(cfg, w.pools)
+	rules := policy.New(cfg, w.pools, w.links)
 	for _, n := range cfg.Listeners {
 		w.listeners = append(w.listeners, listen.NewListener(n))
 	}
-	shared := w.sharedHTTP(s)
 	for range e.Loops() {
-		lw, loop := &loopWiring{}, &httpproxy.Loop{}
+		lw := &loopWiring{}
 		for i, n := range cfg.Listeners {
 			c := &listen.Counters{}
 			lw.counters = append(lw.counters, c)
 			d := dial.New(dial.Options{Counters: c, Own: w.own, Networks: w.networks, Destroy: destroy, Connect: n.Timeouts.Connect})
 			r := relay.New(n, w.listeners[i], c, rules[n.Name], d)
 			lw.relays = append(lw.relays, r)
-			if h := shared[n.Name]; h != nil {
-				lw.servers = append(lw.servers, httpproxy.New(httpproxy.Options{Config: n, Listener: w.listeners[i], Counters: c, Rule: rules[n.Name], Dialer: d, Relay: r, Loop: loop, Shared: h}))
-				continue
-			}
 			lw.servers = append(lw.servers, w.before(n, gate.Options{Config: n, Listener: w.listeners[i], Counters: c, Relay: r, Rule: rules[n.Name], Pools: w.pools}, s))
 		}
 		w.loops = append(w.loops, lw)
@@ -157,7 +153,6 @@ func (w *wiring) stopAccepting(done <-chan struct{}) error {
 			a.Stop(l)
 		}
 		lw.acceptors = nil
-		lw.drainHTTP(l)
 	})
 	if err != nil {
 		return err
@@ -203,7 +198,7 @@ func (w *wiring) abort(done <-chan struct{}) (int, error) {
 	cut := make([]int, len(w.loops))
 	err := w.engine.Collect(done, func(l *engine.Loop) {
 		l.Each(func(h engine.Handler) {
-			if relay.Abort(l, h) || httpproxy.Abort(l, h) || gate.Abort(l, h) || listen.Abort(l, h) {
+			if relay.Abort(l, h) || gate.Abort(l, h) || listen.Abort(l, h) {
 				cut[l.Number()]++
 			}
 		})

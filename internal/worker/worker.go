@@ -88,7 +88,7 @@ func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log 
 		messages: make(chan control.Message), ended: make(chan struct{}), services: services, contents: make(chan handed, 16),
 	}
 	w.destroyer = newDestroyer(conn.Send)
-	w.wiring = wire(cfg, e, sockets, start.memory, w.destroyer.destroy, services, log)
+	w.wiring = wire(cfg, e, sockets, start.memory, start.links, w.destroyer.destroy, services, log)
 	if start.pools != nil {
 		w.wiring.setPools(start.pools, time.Now())
 	}
@@ -263,6 +263,9 @@ func (w *worker) receive(stop <-chan struct{}) {
 			continue
 		case m.Pools != nil:
 			w.wiring.setPools(m.Pools, time.Now())
+			continue
+		case m.Links != nil:
+			w.wiring.setLinks(m.Links)
 			continue
 		case m.Elsewhere != nil:
 			w.wiring.setElsewhere(m.Elsewhere)

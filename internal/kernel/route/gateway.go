@@ -1,6 +1,7 @@
 package route
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -45,7 +46,7 @@ func appendGateways(all []plan.Gateway, f plan.Family, r netlink.Route, names ma
 		}
 	}
 	g := plan.Gateway{Family: f, Table: uint32(r.Table), Metric: uint32(r.Priority), Protocol: int(r.Protocol)}
-	g.Src, _ = netip.AddrFromSlice(r.Src)
+	g.Src = unmapped(r.Src)
 	hops := []netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
 	for _, h := range r.MultiPath {
 		hops = append(hops, *h)
@@ -53,9 +54,9 @@ func appendGateways(all []plan.Gateway, f plan.Family, r netlink.Route, names ma
 	for _, h := range hops {
 		one := g
 		one.Dev = names[h.LinkIndex]
-		one.Via, _ = netip.AddrFromSlice(h.Gw)
+		one.Via = unmapped(h.Gw)
 		if via, ok := h.Via.(*netlink.Via); ok && !one.Via.IsValid() { // IPv4 by an IPv6 router (RFC 5549)
-			one.Via, _ = netip.AddrFromSlice(via.Addr)
+			one.Via = unmapped(via.Addr)
 		}
 		if one.Dev != "" {
 			all = append(all, one)
@@ -75,4 +76,10 @@ func (c *Conn) names() (map[int]string, error) {
 		names[l.Attrs().Index] = l.Attrs().Name
 	}
 	return names, nil
+}
+
+// unmapped returns an address as netip has it: the library gives IPv4 in four bytes or in sixteen.
+func unmapped(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
 }

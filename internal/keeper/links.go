@@ -1,0 +1,373 @@
+package keeper
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"salp/internal/access"
+	"salp/internal/config"
+	"salp/internal/control"
+	"salp/internal/egress"
+	"salp/internal/health"
+	"salp/internal/kernel"
+	"salp/internal/link"
+	"salp/internal/plan"
+)
+
+// links are the Internet links of one configuration, as the loop knows them.
+type links struct {
+	cfg     *config.Config
+	set     *link.Set
+	names   map[string][]netip.Addr
+	lists   map[string][]netip.Prefix
+	local   []netip.Prefix
+	changes []link.Change // that the kernel and the world are still to be told
+	told    *control.Links
+	began   map[string]link.Traffic // what the interfaces had carried when the keeper began, or the interface was made
+	now     map[string]link.Traffic
+}
+
+// measureEvery is how often the bytes that links carry are read.
+const measureEvery = 2 * time.Second
+
+// newLinks begins to look after the links of a configuration. What known says of them goes on.
+func newLinks(cfg *config.Config, known []link.Saved, names map[string][]netip.Addr, now time.Time) (*links, error) {
+	l := &links{cfg: cfg, names: names, set: link.New(cfg, known, names, now), began: map[string]link.Traffic{}}
+	if len(cfg.Links) == 0 {
+		return l, nil
+	}
+	var err error
+	l.lists, err = addressLists(cfg)
+	return l, err
+}
+
+// addressLists reads the lists of addresses that rules and forwards name.
+func addressLists(cfg *config.Config) (map[string][]netip.Prefix, error) {
+	all := map[string][]netip.Prefix{}
+	var errs config.Errors
+	for _, name := range egress.Lists(cfg) {
+		c := cfg.List(name)
+		if c == nil {
+			continue
+		}
+		prefixes, err := readAddresses(c.Addresses)
+		if err != nil {
+			errs = append(errs, cfg.Fault(config.Path{"lists", name, "addresses"}, fmt.Sprintf("list %s cannot be used: %v", name, err), ""))
+			continue
+		}
+		all[name] = prefixes
+	}
+	if errs != nil {
+		return nil, errs
+	}
+	return all, nil
+}
+
+func readAddresses(file string) ([]netip.Prefix, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	set, err := access.ReadAddresses(f)
+	if err != nil {
+		return nil, err
+	}
+	return set.Prefixes(), nil
+}
+
+// any tells whether there are links at all.
+func (l *links) any() bool { return len(l.cfg.Links) > 0 }
+
+// observe takes in what the kernel holds, and completes the facts.
+func (l *links) observe(facts *plan.Facts, gateways []plan.Gateway, now time.Time) {
+	l.changes = append(l.changes, l.set.Observe(facts.Interfaces, gateways, now)...)
+	l.local = nil
+	for _, i := range facts.Interfaces {
+		for _, a := range i.Addresses {
+			if p := a.Masked(); !slices.Contains(l.local, p) {
+				l.local = append(l.local, p)
+			}
+		}
+	}
+	facts.Links, facts.Names, facts.Lists = l.set.Facts(), l.names, l.lists
+}
+
+// message is what workers are told. lists says that the lists are in it.
+func (l *links) message(lists bool) *control.Links {
+	m := &control.Links{Local: l.local, Names: l.names}
+	for i, f := range l.set.Facts() {
+		m.Links = append(m.Links, control.Link{Name: f.Name, Up: f.Up, Dead: l.set.Links()[i].State == link.Down, Weight: f.Weight, IPv4: f.IPv4.Usable(), IPv6: f.IPv6.Usable()})
+	}
+	if lists {
+		m.Lists = l.lists
+	}
+	return m
+}
+
+// KnowLinks completes facts with what is known of the links of a configuration, for a plan that nobody runs: what the kernel holds of them, and
+// what the last keeper with that run directory knew.
+func KnowLinks(facts *plan.Facts, cfg *config.Config, runDir string, host *kernel.Host) error {
+	if len(cfg.Links) == 0 {
+		return nil
+	}
+	known, err := recallLinks(runDir)
+	if err != nil {
+		known = nil // the keeper that ran into it has told
+	}
+	now := time.Now()
+	l, err := newLinks(cfg, known, nil, now)
+	if err != nil {
+		return err
+	}
+	gateways, err := host.Gateways()
+	if err != nil {
+		return err
+	}
+	l.observe(facts, gateways, now)
+	return nil
+}
+
+// linksFile is where the states of links outlive a keeper.
+func linksFile(runDir string) string { return filepath.Join(runDir, "links.json") }
+
+// maxLinksFile bounds the text of that file.
+const maxLinksFile = 4 << 20
+
+// recallLinks returns what the keeper before this one knew of links. Nothing, when it left nothing that can be read.
+func recallLinks(runDir string) ([]link.Saved, error) {
+	text, err := os.ReadFile(linksFile(runDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxLinksFile {
+		return nil, fmt.Errorf("%s has %d bytes", linksFile(runDir), len(text))
+	}
+	var known []link.Saved
+	return known, json.Unmarshal(text, &known)
+}
+
+// remember writes what is known of the links, by rename.
+func (l *links) remember(runDir string) error {
+	text, err := json.Marshal(l.set.Saved())
+	if err != nil {
+		return err
+	}
+	file := linksFile(runDir)
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// onSample takes in how a probe ended. It tells whether it was one of a link.
+func (k *keeper) onSample(r *control.Result) bool {
+	name, target, ok := link.ParseJob(r.ID)
+	if !ok {
+		return false
+	}
+	l := k.links
+	l.changes = append(l.changes, l.set.Sample(name, target, health.Sample{At: r.At, Error: r.Error, RTT: r.RTT})...)
+	if len(l.changes) > 0 {
+		k.agenda.at(taskRepair, time.Now())
+	}
+	return true
+}
+
+// learnName takes in what a host name is now, when a rule or a check of links mentions it.
+func (k *keeper) learnName(n *control.Name) {
+	for _, l := range []*links{k.links, k.pendingLinks()} {
+		if l == nil || n.Error != "" || !slices.Contains(l.wanted(), n.Name) || slices.Equal(l.names[n.Name], n.Addresses) {
+			continue
+		}
+		names := maps.Clone(l.names)
+		if names == nil {
+			names = map[string][]netip.Addr{}
+		}
+		names[n.Name] = slices.Clone(n.Addresses)
+		l.names = names
+		l.set.Resolved(names)
+		k.watching.stale = true
+		if l == k.links {
+			k.agenda.at(taskRepair, time.Now())
+		}
+	}
+}
+
+func (k *keeper) pendingLinks() *links {
+	if k.pending == nil {
+		return nil
+	}
+	return k.pending.links
+}
+
+// wanted returns the host names that rules and checks mention.
+func (l *links) wanted() []string {
+	if !l.any() {
+		return nil
+	}
+	names := append(egress.Names(l.cfg), l.set.Names()...)
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// watch adds what the monitor is to do for the links.
+func (l *links) watch(w *control.Watch) {
+	w.Jobs = append(w.Jobs, l.set.Jobs()...)
+	w.Names = withNames(w.Names, l.wanted())
+}
+
+// calls tells whether a webhook may have to be called.
+func (l *links) calls() bool {
+	return slices.ContainsFunc(l.cfg.Links, func(c *config.Link) bool { return c.OnChange != nil && c.OnChange.Webhook != "" })
+}
+
+// prepareLinks begins to look after the links of a configuration that is about to be in force.
+func (k *keeper) prepareLinks(p *provision) (err error) {
+	known := k.links.set.Saved()
+	if k.cfg == nil {
+		known = k.recallLinks()
+	}
+	p.links, err = newLinks(p.cfg, known, k.links.names, p.began)
+	return err
+}
+
+func (k *keeper) recallLinks() []link.Saved {
+	known, err := recallLinks(k.options.RunDir)
+	if err != nil {
+		k.log.Warn("the file of links' states cannot be read", "error", err)
+	}
+	return known
+}
+
+// beginLinks begins to look after the links of a configuration that was in force when another program took this one's place.
+func (k *keeper) beginLinks(cfg *config.Config, now time.Time) error {
+	l, err := newLinks(cfg, k.recallLinks(), nil, now)
+	k.links = l
+	return err
+}
+
+// adoptLinks puts the links of a provision in force. What became of them while it was prepared counts. The flows of links that have other
+// numbers now are forgotten: the marks that they carry name other links.
+func (k *keeper) adoptLinks(p *provision) {
+	old := k.links
+	k.links = p.links
+	if old.any() {
+		k.links.set = link.New(p.cfg, old.set.Saved(), p.links.names, time.Now())
+		k.links.began, k.links.now = old.began, old.now
+		k.links.changes = old.changes
+		k.agenda.at(taskRepair, time.Now())
+	}
+	for i, was := range old.cfg.Links {
+		if i < len(p.cfg.Links) && p.cfg.Links[i].Interface == was.Interface {
+			continue
+		}
+		if n, err := k.kernel.ForgetFlows(p.cfg.Kernel.LinkMark(i+1), p.cfg.Kernel.LinkMarks); err != nil || n > 0 {
+			k.log.Info("flows are forgotten: their link has gone or has another number", "link", was.Name, "flows", n, "error", err)
+		}
+	}
+}
+
+// measure reads what links carry, and has the plan follow weights that adapt.
+func (k *keeper) measure() {
+	if !k.links.any() || k.stopping {
+		return
+	}
+	k.agenda.at(taskMeasure, time.Now().Add(measureEvery))
+	traffic, err := k.kernel.Traffic()
+	if err != nil {
+		k.log.Debug("traffic of interfaces cannot be read", "error", err)
+		return
+	}
+	l := k.links
+	l.now = map[string]link.Traffic{}
+	for name, t := range traffic {
+		now := link.Traffic{In: t.In, Out: t.Out}
+		l.now[name] = now
+		if first, known := l.began[name]; !known || now.In < first.In || now.Out < first.Out {
+			l.began[name] = now
+		}
+	}
+	if l.set.Measure(l.now, time.Now()) {
+		k.agenda.at(taskRepair, time.Now())
+	}
+}
+
+// followLinks does what changes of links take once the kernel has the plan that follows from them.
+func (k *keeper) followLinks() {
+	l := k.links
+	if !l.any() {
+		return
+	}
+	k.tellLinks()
+	if len(l.changes) == 0 {
+		return
+	}
+	changes := l.changes
+	l.changes = nil
+	k.watching.stale = true // links without carrier are not probed
+	for _, c := range changes {
+		k.linkChanged(c)
+	}
+	if err := l.remember(k.options.RunDir); err != nil {
+		k.log.Warn("states of links cannot be remembered for the next start", "error", err)
+	}
+}
+
+// linkChanged does what one change takes.
+func (k *keeper) linkChanged(c link.Change) {
+	one := k.links.set.Link(c.Link)
+	if one == nil {
+		return
+	}
+	log := k.log.With("link", c.Link, "was", c.Was)
+	switch c.State {
+	case link.Up:
+		log.Info("link up", "because_it_was", one.Reason)
+	case link.Down:
+		log.Warn("link down", "reason", c.Reason)
+	default:
+		log.Info("link takes no new flows", "reason", c.Reason)
+	}
+	if c.State == link.Down && one.Config.OnDown == config.LinkDownReset {
+		mask := k.cfg.Kernel.LinkMarks
+		n, err := k.kernel.ForgetFlows(k.cfg.Kernel.LinkMark(one.Number), mask)
+		switch {
+		case err != nil:
+			log.Error("flows of the link cannot be forgotten", "error", err)
+		case n > 0:
+			log.Info("flows of the link are forgotten, to begin anew on others", "flows", n)
+		}
+	}
+	k.hooks.changed(c, one, k.cfg)
+}
+
+// tellLinks tells every worker how the links are, when that has changed since it was told.
+func (k *keeper) tellLinks() {
+	m := k.links.message(false)
+	for _, w := range k.workers {
+		if w.cfg != k.cfg || w.links != nil && sameLinks(w.links, m) {
+			continue
+		}
+		if err := w.child.conn.Send(control.Message{Links: m}); err != nil {
+			w.log.Debug("worker cannot be told how the links are", "error", err)
+			continue
+		}
+		w.links = m
+	}
+}
+
+func sameLinks(a, b *control.Links) bool {
+	return slices.Equal(a.Links, b.Links) && slices.Equal(a.Local, b.Local) && maps.EqualFunc(a.Names, b.Names, slices.Equal)
+}
