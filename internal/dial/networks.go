@@ -28,7 +28,7 @@ const (
 	mostLearnt = 1024
 )
 
-// SetOnLink tells the prefixes of the networks that this machine is in.
+// SetOnLink tells the prefixes of the networks that this machine has an address in. What else is on a link is learnt by tries.
 func (n *Networks) SetOnLink(prefixes []netip.Prefix) { n.onLink.Store(&prefixes) }
 
 // around says whether the server would answer the client directly. A nil Networks knows of none.
