@@ -114,38 +114,51 @@ type Stats map[string]Listener
 type Listener struct {
 	Accepted      uint64            `json:"accepted"`
 	Active        uint64            `json:"active"`
-	BytesIn       uint64            `json:"bytes_in"`         // client to server
-	BytesOut      uint64            `json:"bytes_out"`        // server to client
-	PortKept      uint64            `json:"port_kept"`        // upstream connections that have the client's port
-	PortFallbacks uint64            `json:"port_fallbacks"`   // upstream connections that had to take another
-	Retries       uint64            `json:"retries"`          // connects that failed and were made again, before the client noticed
-	Errors        map[string]uint64 `json:"errors,omitempty"` // by kind, see the Error constants
+	BytesIn       uint64            `json:"bytes_in"`           // client to server
+	BytesOut      uint64            `json:"bytes_out"`          // server to client
+	PortKept      uint64            `json:"port_kept"`          // upstream connections that have the client's port
+	PortFallbacks uint64            `json:"port_fallbacks"`     // upstream connections that had to take another
+	Retries       uint64            `json:"retries"`            // connects that failed and were made again, before the client noticed
+	Requests      uint64            `json:"requests,omitempty"` // of HTTP
+	Statuses      [6]uint64         `json:"statuses,omitzero"`  // responses to clients by the first digit of their status; [0]: requests that got none
+	Reused        uint64            `json:"reused,omitempty"`   // requests that had no need of a new connection to the server
+	Tunnels       uint64            `json:"tunnels,omitempty"`  // connections to an HTTP listener that became opaque
+	Errors        map[string]uint64 `json:"errors,omitempty"`   // by kind, see the Error constants
 }
 
 // Kinds of errors, the keys of Listener.Errors.
 const (
-	ErrorConnectRefused = "connect_refused"
-	ErrorConnectTimeout = "connect_timeout"
-	ErrorConnectOther   = "connect_other"
-	ErrorNoPort         = "no_port"      // source_port: require, and the client's port was taken; or no port at all
-	ErrorClientReset    = "client_reset" // the client reset; passed on
-	ErrorServerReset    = "server_reset" // the server reset; passed on
-	ErrorClientLost     = "client_lost"  // the kernel gave the client up: no answer to keepalive or data
-	ErrorServerLost     = "server_lost"  // the same of the server
-	ErrorIdle           = "idle"         // timed out with no byte in either direction
-	ErrorHalfClosed     = "half_closed"  // timed out after one side ended
-	ErrorLimitListener  = "limit_listener"
-	ErrorLimitClient    = "limit_client"
-	ErrorLoop           = "loop"           // would have connected to Salp itself
-	ErrorNoDestination  = "no_destination" // REDIRECT's conntrack entry was gone, or nobody intercepted this connection
-	ErrorDescriptors    = "descriptors"    // out of file descriptors
-	ErrorInternal       = "internal"
-	ErrorDenied         = "denied"        // by an access rule, or not what the listener takes
-	ErrorNoServer       = "no_server"     // no server of the pool was fit: all are down, or of the other address family
-	ErrorQueueFull      = "queue_full"    // every server had its max_connections, and the queue of the pool was full
-	ErrorQueueTimeout   = "queue_timeout" // waited in the queue of the pool in vain
-	ErrorSameNetwork    = "same_network"  // the client is in the server's own network, and same_network is refuse
-	ErrorNoLink         = "no_link"       // no Internet link is up that it may use, or the rules of balance forbid it
-	ErrorLinkDown       = "link_down"     // its link went down, and on_link_down resets what is on it
-	ErrorProxyHeader    = "proxy_header"  // no PROXY header, or none in time, or a bad one; or from who may not send one
+	ErrorConnectRefused  = "connect_refused"
+	ErrorConnectTimeout  = "connect_timeout"
+	ErrorConnectOther    = "connect_other"
+	ErrorNoPort          = "no_port"      // source_port: require, and the client's port was taken; or no port at all
+	ErrorClientReset     = "client_reset" // the client reset; passed on
+	ErrorServerReset     = "server_reset" // the server reset; passed on
+	ErrorClientLost      = "client_lost"  // the kernel gave the client up: no answer to keepalive or data
+	ErrorServerLost      = "server_lost"  // the same of the server
+	ErrorIdle            = "idle"         // timed out with no byte in either direction
+	ErrorHalfClosed      = "half_closed"  // timed out after one side ended
+	ErrorLimitListener   = "limit_listener"
+	ErrorLimitClient     = "limit_client"
+	ErrorLoop            = "loop"           // would have connected to Salp itself
+	ErrorNoDestination   = "no_destination" // REDIRECT's conntrack entry was gone, or nobody intercepted this connection
+	ErrorDescriptors     = "descriptors"    // out of file descriptors
+	ErrorInternal        = "internal"
+	ErrorNoServer        = "no_server"        // no server of the pool was fit: all are down, or of the other address family
+	ErrorQueueFull       = "queue_full"       // every server had its max_connections, and the queue of the pool was full
+	ErrorQueueTimeout    = "queue_timeout"    // waited in the queue of the pool in vain
+	ErrorSameNetwork     = "same_network"     // the client is in the server's own network, and same_network is refuse
+	ErrorBadRequest      = "bad_request"      // the request was malformed or beyond the limits, and answered so
+	ErrorBadResponse     = "bad_response"     // the same of the response
+	ErrorTruncated       = "truncated"        // the server ended in the middle of a response; passed on as a reset
+	ErrorHeadTimeout     = "head_timeout"     // the client took too long for the head of a request
+	ErrorBodyTimeout     = "body_timeout"     // a body stood still
+	ErrorResponseTimeout = "response_timeout" // the server took too long to begin its response
+	ErrorRateLimit       = "rate_limit"       // the client sent more requests a second than it may
+	ErrorDenied          = "denied"           // by an access rule, or for want of a password
+	ErrorNoName          = "no_name"          // the host could not be looked up
+	ErrorNotHTTP         = "not_http"         // not_http is close, or there was nowhere to tunnel to
+	ErrorProxyHeader     = "proxy_header"     // no PROXY header, or none in time, or a bad one; or from who may not send one
+	ErrorNoLink          = "no_link"          // no Internet link is up that it may use, or the rules of balance forbid it
+	ErrorLinkDown        = "link_down"        // its link went down, and on_link_down resets what is on it
 )

@@ -48,6 +48,7 @@ type Attempt struct {
 	kept     bool // the socket being connected has the client's port
 	fell     bool // it has another, though the client's was wanted
 	freed    bool // the answer: the port is free
+	starting bool // within Start
 	around   bool // the server would answer the client past us, so that this try has our own address
 	doubted  bool // this try finds out whether it would
 	header   config.ProxyHeader
@@ -209,6 +210,9 @@ func (a *Attempt) use(l *engine.Loop, e *pool.Endpoint) Progress {
 	a.tried.Add(e)
 	a.place = Server{endpoint: e, counters: e.Counters(l.Number())}
 	a.place.counters.Active++
+	if a.starting && a.dialer.Reuse != nil && a.dialer.Reuse(l, e) {
+		return Reused
+	}
 	a.dial.Server = e.Address()
 	a.header = e.Header()
 	a.around = a.decision.Source.IsValid() && a.dialer.Networks.around(a.client.Addr(), e.Address().Addr())

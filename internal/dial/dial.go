@@ -24,12 +24,16 @@ import (
 // exactly once, with nil when the socket is gone.
 type Destroy func(local, remote netip.AddrPort, done func(error))
 
+// Reuse is asked, during Start, whether the caller has an idle connection to the server that the pool has chosen.
+type Reuse func(l *engine.Loop, e *pool.Endpoint) bool
+
 // Options are what the attempts of a dialer share.
 type Options struct {
 	Counters *listen.Counters // of the listener on this loop
 	Own      *listen.Own      // where a connection would come back to us
 	Destroy  Destroy          // nil: nobody can
 	Networks *Networks        // whose servers answer whose clients directly; nil: none
+	Reuse    Reuse            // nil: every connection is a new one
 	Connect  time.Duration    // bounds all tries of one attempt together; 0: each takes as long as the kernel tries
 }
 
@@ -52,6 +56,7 @@ const (
 	Connected          // Take gives the socket
 	Broken             // it was connected, and reset at once: Take gives the socket, for what it may hold, and Attempt.Errno the reason
 	Failed             // Attempt.Kind says why
+	Reused             // Options.Reuse has one already; only Start says so. The attempt is to be aborted
 )
 
 // Start begins to connect for a flow: the events of the server's descriptor come to the slot under the tag. While the attempt
@@ -71,7 +76,10 @@ func (d *Dialer) Start(l *engine.Loop, s engine.Slot, tag uint8, f *listen.Flow,
 	if d.Connect > 0 {
 		a.until = l.Now() + int64(d.Connect)
 	}
-	return a, a.begin(l)
+	a.starting = true
+	p := a.begin(l)
+	a.starting = false
+	return a, p
 }
 
 // spareAttempts bounds the structs kept for new connections; a burst leaves no more than these behind.

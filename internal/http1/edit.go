@@ -49,3 +49,13 @@ func (e *Edits) Append(dst, raw []byte) []byte {
 	}
 	return append(dst, raw[at:]...)
 }
+
+// Touches says whether something at that place is changed already.
+func (e *Edits) Touches(s Span) bool {
+	for i := range e.list {
+		if e.list[i].Start < s.End && s.Start < e.list[i].End {
+			return true
+		}
+	}
+	return false
+}

@@ -238,3 +238,6 @@ func (r *Request) Body() Body {
 	}
 	return Body{}
 }
+
+// ValidTarget says whether b may be a path, with a query or without.
+func ValidTarget(b []byte) bool { return all(b, isTarget) }

@@ -14,7 +14,10 @@ var errorKinds = []string{
 	control.ErrorServerReset, control.ErrorClientLost, control.ErrorServerLost, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
 	control.ErrorLoop, control.ErrorNoDestination, control.ErrorDescriptors, control.ErrorInternal,
 	control.ErrorClientLost, control.ErrorServerLost, control.ErrorNoServer, control.ErrorQueueFull, control.ErrorQueueTimeout,
-	control.ErrorDenied, control.ErrorSameNetwork, control.ErrorProxyHeader, control.ErrorNoLink, control.ErrorLinkDown,
+	control.ErrorSameNetwork, control.ErrorProxyHeader,
+	control.ErrorBadRequest, control.ErrorBadResponse, control.ErrorTruncated, control.ErrorHeadTimeout, control.ErrorBodyTimeout,
+	control.ErrorResponseTimeout, control.ErrorRateLimit, control.ErrorDenied, control.ErrorNoName, control.ErrorNotHTTP,
+	control.ErrorLinkDown, control.ErrorNoLink,
 }
 
 // add takes in the last counters of a worker that has ended.
@@ -55,6 +58,12 @@ func sum(a, b control.Listener) control.Listener {
 		PortKept:      a.PortKept + b.PortKept,
 		PortFallbacks: a.PortFallbacks + b.PortFallbacks,
 		Retries:       a.Retries + b.Retries,
+		Requests:      a.Requests + b.Requests,
+		Reused:        a.Reused + b.Reused,
+		Tunnels:       a.Tunnels + b.Tunnels,
+	}
+	for i := range s.Statuses {
+		s.Statuses[i] = a.Statuses[i] + b.Statuses[i]
 	}
 	for _, kind := range errorKinds {
 		if n := a.Errors[kind] + b.Errors[kind]; n > 0 {

@@ -61,7 +61,16 @@ const (
 	QueueTimeout
 	SameNetwork
 	ProxyHeader
-	Denied   // by an access rule, or for not being what the listener takes
+	BadRequest
+	BadResponse
+	Truncated
+	HeadTimeout
+	BodyTimeout
+	ResponseTimeout
+	RateLimit
+	Denied
+	NoName
+	NotHTTP
 	NoLink   // no Internet link is up that it may use, or the rules forbid it
 	LinkDown // its link went down, and on_link_down resets what is on it
 	Kinds    // how many there are
@@ -75,7 +84,11 @@ type Counters struct {
 	BytesOut      uint64 // server to client
 	PortKept      uint64
 	PortFallbacks uint64
-	Retries       uint64 // connects to servers that failed and were made again, before the client noticed
+	Retries       uint64    // connects to servers that failed and were made again, before the client noticed
+	Requests      uint64    // of HTTP
+	Statuses      [6]uint64 // responses to clients by the first digit of their status
+	Reused        uint64    // requests that had no need of a new connection to the server
+	Tunnels       uint64    // connections to an HTTP listener that became opaque: CONNECT, another protocol, or no HTTP
 	Errors        [Kinds]uint64
 }
 
@@ -88,6 +101,12 @@ func (c *Counters) Add(other *Counters) {
 	c.PortKept += other.PortKept
 	c.PortFallbacks += other.PortFallbacks
 	c.Retries += other.Retries
+	c.Requests += other.Requests
+	c.Reused += other.Reused
+	c.Tunnels += other.Tunnels
+	for i := range c.Statuses {
+		c.Statuses[i] += other.Statuses[i]
+	}
 	for i := range c.Errors {
 		c.Errors[i] += other.Errors[i]
 	}

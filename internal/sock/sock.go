@@ -123,3 +123,11 @@ func getsockopt(fd, level, name int, p unsafe.Pointer, size *uint32) syscall.Err
 	_, _, e := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(p), uintptr(unsafe.Pointer(size)), 0)
 	return e
 }
+
+// SetDSCP sets the differentiated services code point of what the socket sends (RFC 2474; ip(7), IP_TOS; ipv6(7), IPV6_TCLASS).
+func SetDSCP(fd int, dscp uint8, ipv6 bool) syscall.Errno {
+	if ipv6 {
+		return setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int(dscp)<<2)
+	}
+	return setInt(fd, unix.IPPROTO_IP, unix.IP_TOS, int(dscp)<<2)
+}

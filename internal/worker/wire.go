@@ -12,6 +12,7 @@ import (
 	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/gate"
+	"salp/internal/httpproxy"
 	"salp/internal/listen"
 	"salp/internal/policy"
 	"salp/internal/pool"
@@ -67,14 +68,19 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 	for _, n := range cfg.Listeners {
 		w.listeners = append(w.listeners, listen.NewListener(n))
 	}
+	shared := w.sharedHTTP(s)
 	for range e.Loops() {
-		lw := &loopWiring{}
+		lw, loop := &loopWiring{}, &httpproxy.Loop{}
 		for i, n := range cfg.Listeners {
 			c := &listen.Counters{}
 			lw.counters = append(lw.counters, c)
 			d := dial.New(dial.Options{Counters: c, Own: w.own, Networks: w.networks, Destroy: destroy, Connect: n.Timeouts.Connect})
 			r := relay.New(n, w.listeners[i], c, rules[n.Name], d)
 			lw.relays = append(lw.relays, r)
+			if h := shared[n.Name]; h != nil {
+				lw.servers = append(lw.servers, httpproxy.New(httpproxy.Options{Config: n, Listener: w.listeners[i], Counters: c, Rule: rules[n.Name], Dialer: d, Relay: r, Loop: loop, Shared: h}))
+				continue
+			}
 			lw.servers = append(lw.servers, w.before(n, gate.Options{Config: n, Listener: w.listeners[i], Counters: c, Relay: r, Rule: rules[n.Name], Pools: w.pools}, s))
 		}
 		w.loops = append(w.loops, lw)
@@ -153,6 +159,7 @@ func (w *wiring) stopAccepting(done <-chan struct{}) error {
 			a.Stop(l)
 		}
 		lw.acceptors = nil
+		lw.drainHTTP(l)
 	})
 	if err != nil {
 		return err
@@ -198,7 +205,7 @@ func (w *wiring) abort(done <-chan struct{}) (int, error) {
 	cut := make([]int, len(w.loops))
 	err := w.engine.Collect(done, func(l *engine.Loop) {
 		l.Each(func(h engine.Handler) {
-			if relay.Abort(l, h) || gate.Abort(l, h) || listen.Abort(l, h) {
+			if relay.Abort(l, h) || httpproxy.Abort(l, h) || gate.Abort(l, h) || listen.Abort(l, h) {
 				cut[l.Number()]++
 			}
 		})

@@ -1,0 +1,354 @@
+package httpproxy
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"salp/internal/access"
+	"salp/internal/config"
+	"salp/internal/engine"
+	"salp/internal/errorpage"
+	"salp/internal/http1"
+	"salp/internal/listen"
+	"salp/internal/policy"
+)
+
+// target is where a request goes.
+type target struct {
+	decision policy.Decision
+	rewrite  *rewrite // nil: as it came
+	dscp     uint8    // and 1; 0: none
+	facts    access.Facts
+}
+
+// verdict is what became of a request that was decided on.
+type verdict uint8
+
+const (
+	forward verdict = iota // to work.target
+	later                  // it waits, or was answered
+	gone                   // the connection is over
+)
+
+// view is a string of bytes that do not change while it is used.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// decide decides what becomes of a request.
+func (c *conn) decide(l *engine.Loop, r *http1.Request, data []byte) verdict {
+	p, ex := c.proxy, c.ex
+	t := &p.work.target
+	*t = target{}
+	if p.Shared.rate != nil && !ex.fresh && !c.allowance(l) {
+		p.Counters.Errors[listen.RateLimit]++
+		return c.refuse(l, data, errorpage.TooMany, 429)
+	}
+	switch {
+	case r.Form == http1.Absolute && string(bytes.ToLower(r.Scheme.Of(r.Raw))) != "http":
+		return c.refuse(l, data, errorpage.NotImplemented, 501)
+	case p.asProxy() && (r.Form == http1.Origin || r.Form == http1.Asterisk) && len(p.Config.Routes) == 0:
+		p.Counters.Errors[listen.BadRequest]++ // a browser that takes the proxy for a web server
+		return c.refuse(l, data, errorpage.BadRequest, 400)
+	}
+	var kind listen.Kind
+	var ok bool
+	if t.decision, kind, ok = p.Rule.Decide(&c.flow); !ok {
+		p.Counters.Errors[kind]++
+		cause, status := causeOf(kind)
+		return c.refuse(l, data, cause, status)
+	}
+	host := access.Host(view(r.Host))
+	port := c.port(r)
+	if p.Config.Auth != nil {
+		if v := c.authenticate(l, r, data); v != forward {
+			return v
+		}
+	}
+	if p.Shared.Access != nil || p.Shared.Routes != nil {
+		c.gather(r, host, port)
+		if v := c.judge(l, data, host); v != forward {
+			return v
+		}
+	}
+	destination := p.Config.DestinationOf()
+	route := int(ex.route) - 1
+	if route >= 0 {
+		rt := &p.Config.Routes[route]
+		t.rewrite = p.Shared.rewrites[route]
+		t.decision.Pool = nil
+		if rt.Pool != "" {
+			t.decision.Pool = p.Shared.Pools[rt.Pool]
+			return forward
+		}
+		destination = rt.Destination
+	} else if t.decision.Pool != nil {
+		return forward
+	}
+	if destination == config.DestinationHost {
+		if t.rewrite != nil && t.rewrite.host != "" {
+			host, port = access.Host(t.rewrite.host), portIn(t.rewrite.host)
+		}
+		return c.byName(l, data, host, port)
+	}
+	return forward
+}
+
+// refuse answers the request in data.
+func (c *conn) refuse(l *engine.Loop, data []byte, cause errorpage.Cause, status int) verdict {
+	c.keep(l, data)
+	if c.answer(l, cause, status) {
+		return later
+	}
+	return gone
+}
+
+// port is the port that the request names, or else means.
+func (c *conn) port(r *http1.Request) uint16 {
+	if _, port := http1.SplitHost(r.Host); len(port) > 0 {
+		n, err := strconv.ParseUint(view(port), 10, 16)
+		if err == nil {
+			return uint16(n)
+		}
+	}
+	if c.proxy.Config.Intercept != nil {
+		return c.flow.Original.Port()
+	}
+	return 80
+}
+
+func portIn(host string) uint16 {
+	if _, port := http1.SplitHost([]byte(host)); len(port) > 0 {
+		n, err := strconv.ParseUint(string(port), 10, 16)
+		if err == nil {
+			return uint16(n)
+		}
+	}
+	return 80
+}
+
+// header shows the fields of a request to the rules.
+type header http1.Request
+
+// Value implements access.Header.
+func (h *header) Value(name string, n int) (string, bool) {
+	for i := range h.Fields {
+		f := &h.Fields[i]
+		if !sameName(f.Name.Of(h.Raw), name) {
+			continue
+		}
+		if n == 0 {
+			return view(f.Value.Of(h.Raw)), true
+		}
+		n--
+	}
+	return "", false
+}
+
+// sameName compares field names, ASCII letters without regard to case.
+func sameName(b []byte, name string) bool {
+	if len(b) != len(name) {
+		return false
+	}
+	for i, x := range b {
+		y := name[i]
+		if x >= 'A' && x <= 'Z' {
+			x |= 0x20
+		}
+		if y >= 'A' && y <= 'Z' {
+			y |= 0x20
+		}
+		if x != y {
+			return false
+		}
+	}
+	return true
+}
+
+// gather gathers the facts that are known of the request.
+func (c *conn) gather(r *http1.Request, host string, port uint16) {
+	p := c.proxy
+	path := r.Path.Of(r.Raw)
+	if i := bytes.IndexByte(path, '?'); i >= 0 {
+		path = path[:i]
+	}
+	f := &p.work.target.facts
+	*f = access.Facts{
+		Client: c.flow.Client.Addr(), Port: port, Method: view(r.Method.Of(r.Raw)), Host: host, Path: view(path), Header: (*header)(r),
+		Listener: p.name, Time: time.Now(), User: c.user,
+	}
+	if p.Config.Intercept != nil {
+		f.Server, f.Port = c.flow.Original.Addr(), c.flow.Original.Port()
+		f.Missing = access.Verification
+		return
+	}
+	f.HostVerified = true // a host that we look up ourselves is the one that is connected to
+	if p.Config.Pool == "" {
+		f.Missing = access.Address
+	}
+}
+
+// judge asks the access rules and the routes, and finds out what they want to know.
+func (c *conn) judge(l *engine.Loop, data []byte, host string) verdict {
+	p, ex := c.proxy, c.ex
+	t := &p.work.target
+	f := &t.facts
+	for p.Shared.Access != nil {
+		v := p.Shared.Access.Decide(f)
+		if more := v.Needs &^ access.Response; more != 0 {
+			if answer := c.findOut(l, data, host, more); answer != forward {
+				return answer
+			}
+			continue
+		}
+		if p.log != nil || !v.Allow {
+			ex.rule = v.Place()
+		}
+		if !v.Allow {
+			p.Counters.Errors[listen.Denied]++
+			return c.refuse(l, data, errorpage.Denied, 403)
+		}
+		ex.judge = v.Needs&access.Response != 0
+		if v.Marking != nil {
+			t.mark(v.Marking)
+		}
+		break
+	}
+	for p.Shared.Routes != nil {
+		route, needs := p.Shared.Routes.Choose(f)
+		if needs == 0 {
+			ex.route = int16(route) + 1
+			break
+		}
+		if answer := c.findOut(l, data, host, needs); answer != forward {
+			return answer
+		}
+	}
+	return forward
+}
+
+// findOut finds out what a rule asks about. forward: it is among the facts now.
+func (c *conn) findOut(l *engine.Loop, data []byte, host string, needs access.Need) verdict {
+	f := &c.proxy.work.target.facts
+	if needs&access.User != 0 { // without auth there are no users
+		f.Missing &^= access.User
+		return forward
+	}
+	if c.proxy.Shared.Resolver == nil {
+		f.Missing &^= access.Address | access.Verification
+		return forward
+	}
+	n := c.find(l, host)
+	if n == nil {
+		c.ask(l, data, host)
+		return later
+	}
+	if f.Missing&access.Verification != 0 {
+		f.HostVerified = n.has(c.flow.Original.Addr())
+	} else if a, ok := n.pick(c.family()); ok {
+		f.Server = a
+	}
+	f.Missing &^= access.Address | access.Verification
+	return forward
+}
+
+// judged asks the rules again when the response's head is there. It is false when the connection is over, or the response was another.
+func (c *conn) judged(l *engine.Loop, response *http1.Response) bool {
+	p, ex := c.proxy, c.ex
+	r := &p.work.logged
+	if err := r.Parse(ex.head, &p.limits); err != nil {
+		return c.badResponse(l)
+	}
+	t := &p.work.target
+	c.gather(r, access.Host(view(r.Host)), c.port(r))
+	t.facts.Missing = 0
+	if n := c.lookup; n != nil {
+		if p.Config.Intercept != nil {
+			t.facts.HostVerified = n.has(c.flow.Original.Addr())
+		}
+	}
+	if p.Config.Intercept == nil {
+		t.facts.Server = c.up.key.server.Addr()
+	}
+	t.facts.ContentType = access.MediaType(view(response.Known(http1.ContentType)))
+	v := p.Shared.Access.Decide(&t.facts)
+	if v.Allow {
+		return true
+	}
+	ex.rule = v.Place()
+	p.Counters.Errors[listen.Denied]++
+	ex.judge = false
+	c.letGo(l, false)
+	c.answer(l, errorpage.ResponseDenied, 403)
+	return false
+}
+
+// allowedOpaque asks the rules about a connection that is not HTTP.
+func (c *conn) allowedOpaque(d *policy.Decision) bool {
+	p := c.proxy
+	if p.Shared.Access == nil {
+		return true
+	}
+	f := &p.work.target.facts
+	*f = access.Facts{Client: c.flow.Client.Addr(), Server: c.flow.Original.Addr(), Port: c.flow.Original.Port(), Listener: p.name, Time: time.Now()}
+	v := p.Shared.Access.Decide(f)
+	if v.Allow && v.Marking != nil {
+		t := target{decision: *d}
+		t.mark(v.Marking)
+		*d = t.decision
+	}
+	return v.Allow
+}
+
+// mark gives the connection to the server what a rule says.
+func (t *target) mark(m *config.Marking) {
+	t.decision.Mark |= m.Mark
+	t.decision.PlainMark |= m.Mark
+	if m.DSCP != nil {
+		t.dscp = *m.DSCP + 1
+	}
+}
+
+// family is what a server must have to be reached with the client's address.
+func (c *conn) family() netip.Addr {
+	if c.proxy.work.target.decision.Source.IsValid() {
+		return c.flow.Client.Addr()
+	}
+	return netip.Addr{}
+}
+
+// byName has the request go to a host that is looked up.
+func (c *conn) byName(l *engine.Loop, data []byte, host string, port uint16) verdict {
+	p := c.proxy
+	if host == "" || port == 0 {
+		return c.refuse(l, data, errorpage.BadRequest, 400)
+	}
+	n := c.find(l, host)
+	if n == nil {
+		if p.Shared.Resolver == nil {
+			p.Counters.Errors[listen.NoName]++
+			return c.refuse(l, data, errorpage.Name, 502)
+		}
+		c.ask(l, data, host)
+		return later
+	}
+	a, ok := n.pick(c.family())
+	if !ok {
+		p.Counters.Errors[listen.NoName]++
+		return c.refuse(l, data, errorpage.Name, 502)
+	}
+	t := &p.work.target
+	t.decision.Server = netip.AddrPortFrom(a, port)
+	t.decision.Pool = nil
+	return forward
+}
+
+// allowance takes the request off what the client may send; once for each request.
+func (c *conn) allowance(l *engine.Loop) bool {
+	if c.ex.allowed {
+		return true
+	}
+	c.ex.allowed = true
+	return c.proxy.Shared.rate.take(c.flow.Client.Addr(), time.Now())
+}
