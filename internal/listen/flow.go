@@ -7,6 +7,7 @@ package listen
 
 import (
 	"net/netip"
+	"sync/atomic"
 
 	"salp/internal/config"
 	"salp/internal/engine"
@@ -18,6 +19,20 @@ type Flow struct {
 	Peer     netip.AddrPort // who made the connection: the client, or the proxy in front that told who that is
 	Original netip.AddrPort // where the client wanted to go; the listener's own address when it dialled the proxy
 	Lease    *Lease         // its place in the limit per client; nil when there is none
+	TLS      *TLS           // how TLS was ended before; nil: there was none
+}
+
+// TLS tells of a connection whose TLS has been ended: what is accepted is what was inside.
+type TLS struct {
+	ServerName string      // what the client asked for, as access.Host returns it; "": nothing
+	Broken     atomic.Bool // is set before such a connection is reset: a local socket cannot tell that from an end
+}
+
+// Break notes that the connection is about to be reset.
+func (f *Flow) Break() {
+	if f.TLS != nil {
+		f.TLS.Broken.Store(true)
+	}
 }
 
 // Server takes accepted connections.
@@ -69,6 +84,7 @@ const (
 	ResponseTimeout
 	RateLimit
 	Denied
+	Handshake // of TLS with the client
 	NoName
 	NotHTTP
 	NoLink   // no Internet link is up that it may use, or the rules forbid it

@@ -35,6 +35,7 @@ var kinds = [listen.Kinds]string{
 	listen.ResponseTimeout: control.ErrorResponseTimeout,
 	listen.RateLimit:       control.ErrorRateLimit,
 	listen.Denied:          control.ErrorDenied,
+	listen.Handshake:       control.ErrorHandshake,
 	listen.NoName:          control.ErrorNoName,
 	listen.NotHTTP:         control.ErrorNotHTTP,
 	listen.ProxyHeader:     control.ErrorProxyHeader,

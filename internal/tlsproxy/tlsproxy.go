@@ -1,0 +1,260 @@
+// Package tlsproxy ends TLS for clients, and speaks it to servers, for a proxy of HTTP/1 that knows nothing of it.
+//
+// Handshakes and records take patience: they run on goroutines with crypto/tls. What is inside goes to the proxy on the event loops by a pair of Unix
+// sockets: of HTTP/1.1 the very bytes, of HTTP/2 (golang.org/x/net/http2) a request of HTTP/1.1 for each stream. So access rules, routes, limits, error pages and
+// the access log are those of every other listener, for every version of HTTP.
+package tlsproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	stdlog "log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"salp/internal/access"
+	"salp/internal/config"
+	"salp/internal/engine"
+	"salp/internal/listen"
+)
+
+const (
+	// handshakeWithin bounds a handshake where the configuration does not bound heads.
+	handshakeWithin = 30 * time.Second
+	// streams is how many requests a client may have under way on one connection of HTTP/2.
+	streams = 250
+	// piece is how much is moved at once: a whole TLS record.
+	piece = 16 << 10
+)
+
+// Options are what a server works with.
+type Options struct {
+	Config       *config.Listener
+	Listener     *listen.Listener
+	Certificates *Certificates
+	Authority    []byte // PEM of the roots of an ACME directory; nil: the system's
+	Logger       *slog.Logger
+}
+
+// Server ends TLS for one listener, for all loops.
+type Server struct {
+	Options
+	tls   *tls.Config
+	base  *http.Server
+	http2 *http2.Server
+	inner *listen.Listener // of streams: their connection is within the limits already
+	stop  context.CancelFunc
+}
+
+// New makes a server. With ACME it begins to get certificates.
+func New(o Options) (*Server, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	t := o.Config.TLS
+	protocols := []string{"http/1.1"}
+	if t.HTTP2 {
+		protocols = []string{"h2", "http/1.1"}
+	}
+	if t.ACME != nil {
+		protocols = append(protocols, acmeProtocol)
+		if err := o.Certificates.manageACME(ctx, t.ACME, o.Authority); err != nil {
+			stop()
+			return nil, err
+		}
+	}
+	unlimited := *o.Config
+	unlimited.Limits.Connections, unlimited.Limits.PerClient = 0, 0
+	h := o.Config.HTTP
+	s := &Server{
+		Options: o, stop: stop, inner: listen.NewListener(&unlimited),
+		tls:   &tls.Config{GetCertificate: o.Certificates.Get, MinVersion: version(t.MinVersion), NextProtos: protocols},
+		base:  &http.Server{MaxHeaderBytes: int(h.Limits.Head), ErrorLog: stdlog.New(io.Discard, "", 0)},
+		http2: &http2.Server{MaxConcurrentStreams: streams, IdleTimeout: h.Timeouts.Keepalive, ReadIdleTimeout: time.Minute},
+	}
+	if err := http2.ConfigureServer(s.base, s.http2); err != nil {
+		stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Drain has clients of HTTP/2 told to open no more streams. Those of HTTP/1.1 are the proxy's. It does not wait.
+func (s *Server) Drain() {
+	go func() { _ = s.base.Shutdown(context.Background()) }() // it has no listeners, so that it does not fail
+}
+
+// Close ends the renewal of certificates.
+func (s *Server) Close() { s.stop() }
+
+// Port is a server's part on one loop. It implements listen.Server.
+type Port struct {
+	server   *Server
+	loop     *engine.Loop
+	counters *listen.Counters
+	plain    listen.Server
+	streams  listen.Server
+}
+
+// Port returns who takes accepted connections on a loop. counters are the listener's there. proxy makes the proxies on that loop, for a listener's
+// limits: it is called for the listener itself, and for one without limits, whose connections are streams.
+func (s *Server) Port(l *engine.Loop, counters *listen.Counters, proxy func(*listen.Listener) listen.Server) *Port {
+	return &Port{server: s, loop: l, counters: counters, plain: proxy(s.Listener), streams: proxy(s.inner)}
+}
+
+// Serve implements listen.Server.
+func (p *Port) Serve(_ *engine.Loop, fd int, f *listen.Flow) {
+	conn, err := netConn(fd)
+	if err != nil {
+		p.counters.Errors[listen.Descriptors]++
+		p.server.Listener.End(p.counters, f.Lease)
+		return
+	}
+	flow := *f
+	go p.handle(conn, &flow)
+}
+
+// handle does the handshake, and what it agreed on.
+func (p *Port) handle(conn net.Conn, f *listen.Flow) {
+	within := p.server.Config.HTTP.Timeouts.Head
+	if within == 0 {
+		within = handshakeWithin
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	t := tls.Server(conn, p.server.tls)
+	if err := t.HandshakeContext(ctx); err != nil {
+		p.server.Logger.Debug("TLS handshake failed", "listener", p.server.Config.Name, "client", f.Client, "error", err)
+		_ = conn.Close() // it is of no use in any case
+		p.end(f, true)
+		return
+	}
+	state := t.ConnectionState()
+	f.TLS = &listen.TLS{ServerName: access.Host(state.ServerName)}
+	switch state.NegotiatedProtocol {
+	case "h2":
+		p.serveHTTP2(t, f)
+		p.end(f, false)
+	case acmeProtocol:
+		_ = t.Close() // the handshake was the answer (RFC 8737)
+		p.end(f, false)
+	default:
+		inner, err := p.inner(p.plain, f, false)
+		if err != nil {
+			_ = t.Close()
+			p.end(f, true)
+			return
+		}
+		join(t, inner, &f.TLS.Broken) // the proxy has the flow, and ends it
+	}
+}
+
+// end counts the client's connection out.
+func (p *Port) end(f *listen.Flow, failed bool) {
+	p.loop.Post(func() {
+		if failed {
+			p.counters.Errors[listen.Handshake]++
+		}
+		p.server.Listener.End(p.counters, f.Lease)
+	})
+}
+
+// inner gives a proxy a connection for a flow, and returns its other end. With count it is one more than the client's own.
+func (p *Port) inner(to listen.Server, f *listen.Flow, count bool) (*net.UnixConn, error) {
+	here, there, err := pair()
+	if err != nil {
+		return nil, err
+	}
+	flow := *f
+	if count {
+		flow.Lease = nil
+	}
+	p.loop.Post(func() {
+		if count {
+			p.counters.Active++
+		}
+		to.Serve(p.loop, there, &flow)
+	})
+	return here, nil
+}
+
+// pair makes a pair of connected sockets, one for goroutines and one for a loop.
+func pair() (*net.UnixConn, int, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0, os.NewSyscallError("socketpair", err)
+	}
+	conn, err := netConn(fds[0])
+	if err != nil {
+		_ = syscall.Close(fds[1])
+		return nil, 0, err
+	}
+	return conn.(*net.UnixConn), fds[1], nil
+}
+
+// netConn makes a connection of package net of a descriptor, which it takes over in any case.
+func netConn(fd int) (net.Conn, error) {
+	file := os.NewFile(uintptr(fd), "connection")
+	defer file.Close()
+	return net.FileConn(file)
+}
+
+// halfCloser is a connection whose directions end one by one.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
+
+// join carries both directions until both have ended, or one has failed, and closes the two. When broken is set by then, b's end was a reset: a is
+// closed without the end that TLS has.
+func join(a *tls.Conn, b halfCloser, broken *atomic.Bool) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		carry(a, b, nil)
+	}()
+	carry(b, a, broken)
+	<-done
+	_ = a.Close()
+	_ = b.Close()
+}
+
+// carry carries one direction. Its end is passed on as an end; a failure ends both sides at once.
+func carry(from, to halfCloser, broken *atomic.Bool) {
+	b := pieces.Get().(*[piece]byte)
+	defer pieces.Put(b)
+	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, b[:])
+	if broken != nil && broken.Load() {
+		err = errBroken
+	}
+	if err == nil {
+		err = to.CloseWrite()
+	}
+	if err != nil {
+		cut(from)
+		cut(to)
+	}
+}
+
+var errBroken = errors.New("tlsproxy: the other side was reset")
+
+// cut ends a connection so that the other end cannot take it for a good end: TLS's own is left out, and TCP's is a reset.
+func cut(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // it fails when the connection has gone already
+	}
+	_ = c.Close()
+}
