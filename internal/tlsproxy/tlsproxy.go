@@ -78,7 +78,7 @@ func New(o Options) (*Server, error) {
 		Options: o, stop: stop, inner: listen.NewListener(&unlimited),
 		tls:   &tls.Config{GetCertificate: o.Certificates.Get, MinVersion: version(t.MinVersion), NextProtos: protocols},
 		base:  &http.Server{MaxHeaderBytes: int(h.Limits.Head), ErrorLog: stdlog.New(io.Discard, "", 0)},
-		http2: &http2.Server{MaxConcurrentStreams: streams, IdleTimeout: h.Timeouts.Keepalive, ReadIdleTimeout: time.Minute},
+		http2: &http2.Server{MaxConcurrentStreams: streams, MaxReadFrameSize: 16 << 10, IdleTimeout: h.Timeouts.Keepalive, ReadIdleTimeout: time.Minute},
 	}
 	if err := http2.ConfigureServer(s.base, s.http2); err != nil {
 		stop()
