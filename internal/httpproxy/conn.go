@@ -299,6 +299,7 @@ func (c *conn) clientBroken(l *engine.Loop, e syscall.Errno) {
 
 // reset ends the connection with a RST to both sides.
 func (c *conn) reset(l *engine.Loop) {
+	c.flow.Break()
 	sock.Reset(int(c.fd))
 	if c.up != nil {
 		c.up.conn = nil

@@ -49,6 +49,9 @@ type Shared struct {
 	Resolver Resolver        // nil: names cannot be looked up
 	Users    *htpasswd.Users // nil: nobody can be authenticated
 	Log      *accesslog.Log  // nil: nothing is logged
+	// Upstream puts TLS between us and a server: it takes over a connected socket, and returns one in its place. host is the server's name. nil: servers
+	// are spoken to without TLS.
+	Upstream func(fd int, host string) (int, error)
 	rate     *rate
 	rewrites []*rewrite // by index of the route; nil: none
 }
@@ -115,7 +118,7 @@ func New(o Options) *Proxy {
 	}
 	p.idle.init(o.Config.HTTP.Timeouts.ServerKeepalive)
 	c := o.Config
-	p.early = c.Intercept != nil && c.NotHTTP == config.NotHTTPTunnel && c.Pool == "" && len(c.Routes) == 0 && c.DestinationOf() == config.DestinationOriginal
+	p.early = o.Shared.Upstream == nil && c.Intercept != nil && c.NotHTTP == config.NotHTTPTunnel && c.Pool == "" && len(c.Routes) == 0 && c.DestinationOf() == config.DestinationOriginal
 	o.Dialer.Reuse = p.reuse
 	return p
 }

@@ -128,7 +128,7 @@ func (r *rig) build(cfg *config.Config, n *config.Listener, addr netip.AddrPort,
 		r.t.Cleanup(log.Close)
 	}
 	shared.Prepare(n)
-	rule := policy.New(cfg, pools)[n.Name]
+	rule := policy.New(cfg, pools, nil)[n.Name]
 	own := listen.NewOwn([]netip.AddrPort{addr})
 	for _, l := range r.engine.Loops() {
 		c := &listen.Counters{}

@@ -164,7 +164,7 @@ func (p *Proxy) url(r *http1.Request, c *conn) []byte {
 		return r.Target.Of(r.Raw)
 	}
 	w := p.work
-	w.text = append(w.text[:0], "http://"...)
+	w.text = append(append(w.text[:0], c.scheme()...), "://"...)
 	if len(r.Host) > 0 {
 		w.text = append(w.text, r.Host...)
 	} else {

@@ -37,7 +37,7 @@ func (c *conn) request(l *engine.Loop, data []byte, n int) bool {
 	t := &p.work.target
 	if up := c.up; up != nil {
 		if up.attempt != nil { // connecting since the client was accepted
-			if up.key == keyOf(&t.decision, t.dscp) {
+			if up.key == t.key() {
 				c.wait(l, data, dialing)
 				return true
 			}
@@ -65,7 +65,7 @@ func (c *conn) request(l *engine.Loop, data []byte, n int) bool {
 
 // fits says whether the connection's upstream may have the request.
 func (up *upstream) fits(t *target) bool {
-	k := keyOf(&t.decision, t.dscp)
+	k := t.key()
 	if k.pool != nil {
 		if e := up.place.Endpoint(); e == nil || !e.Usable() {
 			return false

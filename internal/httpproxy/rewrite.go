@@ -63,10 +63,10 @@ func (p *Proxy) edit(e *http1.Edits, r *http1.Request, c *conn, t *target) {
 		field(e, &r.Head, http1.XForwardedFor, "X-Forwarded-For", h.ForwardedFor, func(b []byte) []byte { return c.flow.Client.Addr().AppendTo(b) })
 	}
 	if h.ForwardedProto != config.FieldKeep && h.ForwardedProto != "" {
-		field(e, &r.Head, http1.XForwardedProto, "X-Forwarded-Proto", h.ForwardedProto, func(b []byte) []byte { return append(b, "http"...) })
+		field(e, &r.Head, http1.XForwardedProto, "X-Forwarded-Proto", h.ForwardedProto, func(b []byte) []byte { return append(b, c.scheme()...) })
 	}
 	if h.Forwarded != config.FieldKeep && h.Forwarded != "" {
-		field(e, &r.Head, http1.Forwarded, "Forwarded", h.Forwarded, func(b []byte) []byte { return appendForwarded(b, c.flow.Client.Addr(), r.Host) })
+		field(e, &r.Head, http1.Forwarded, "Forwarded", h.Forwarded, func(b []byte) []byte { return appendForwarded(b, c.flow.Client.Addr(), c.scheme(), r.Host) })
 	}
 	if h.ViaHeader != "" {
 		via(e, &r.Head, h.ViaHeader)
@@ -138,7 +138,7 @@ func via(e *http1.Edits, h *http1.Head, name string) {
 }
 
 // appendForwarded appends an element of Forwarded (RFC 7239).
-func appendForwarded(b []byte, client netip.Addr, host []byte) []byte {
+func appendForwarded(b []byte, client netip.Addr, scheme string, host []byte) []byte {
 	b = append(b, "for="...)
 	if client.Is6() {
 		b = append(b, "\"["...)
@@ -147,7 +147,7 @@ func appendForwarded(b []byte, client netip.Addr, host []byte) []byte {
 	} else {
 		b = client.AppendTo(b)
 	}
-	b = append(b, ";proto=http"...)
+	b = append(append(b, ";proto="...), scheme...)
 	if len(host) > 0 {
 		b = append(b, ";host=\""...)
 		b = append(b, host...)

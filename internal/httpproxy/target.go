@@ -20,7 +20,7 @@ import (
 type target struct {
 	decision policy.Decision
 	rewrite  *rewrite // nil: as it came
-	dscp     uint8    // and 1; 0: none
+	tls      string   // the name that the server is asked for by TLS; "": without it
 	facts    access.Facts
 }
 
@@ -46,7 +46,7 @@ func (c *conn) decide(l *engine.Loop, r *http1.Request, data []byte) verdict {
 		return c.refuse(l, data, errorpage.TooMany, 429)
 	}
 	switch {
-	case r.Form == http1.Absolute && string(bytes.ToLower(r.Scheme.Of(r.Raw))) != "http":
+	case r.Form == http1.Absolute && string(bytes.ToLower(r.Scheme.Of(r.Raw))) != c.scheme():
 		return c.refuse(l, data, errorpage.NotImplemented, 501)
 	case p.asProxy() && (r.Form == http1.Origin || r.Form == http1.Asterisk) && len(p.Config.Routes) == 0:
 		p.Counters.Errors[listen.BadRequest]++ // a browser that takes the proxy for a web server
@@ -74,9 +74,20 @@ func (c *conn) decide(l *engine.Loop, r *http1.Request, data []byte) verdict {
 	}
 	destination := p.Config.DestinationOf()
 	route := int(ex.route) - 1
+	if p.Shared.Upstream != nil && !(r.Connect && p.terminates()) {
+		if t.tls = host; host == "" {
+			t.tls = c.flow.Original.Addr().String()
+		}
+		if port == 80 {
+			port = 443
+		}
+	}
 	if route >= 0 {
 		rt := &p.Config.Routes[route]
 		t.rewrite = p.Shared.rewrites[route]
+		if t.tls != "" && t.rewrite != nil && t.rewrite.host != "" {
+			t.tls = access.Host(t.rewrite.host)
+		}
 		t.decision.Pool = nil
 		if rt.Pool != "" {
 			t.decision.Pool = p.Shared.Pools[rt.Pool]
@@ -88,7 +99,7 @@ func (c *conn) decide(l *engine.Loop, r *http1.Request, data []byte) verdict {
 	}
 	if destination == config.DestinationHost {
 		if t.rewrite != nil && t.rewrite.host != "" {
-			host, port = access.Host(t.rewrite.host), portIn(t.rewrite.host)
+			host, port = access.Host(t.rewrite.host), portIn(t.rewrite.host, t.tls != "")
 		}
 		return c.byName(l, data, host, port)
 	}
@@ -115,15 +126,29 @@ func (c *conn) port(r *http1.Request) uint16 {
 	if c.proxy.Config.Intercept != nil {
 		return c.flow.Original.Port()
 	}
+	if c.flow.TLS != nil {
+		return 443
+	}
 	return 80
 }
 
-func portIn(host string) uint16 {
+// scheme is that of what the client asks for.
+func (c *conn) scheme() string {
+	if c.flow.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+func portIn(host string, secure bool) uint16 {
 	if _, port := http1.SplitHost([]byte(host)); len(port) > 0 {
 		n, err := strconv.ParseUint(string(port), 10, 16)
 		if err == nil {
 			return uint16(n)
 		}
+	}
+	if secure {
+		return 443
 	}
 	return 80
 }
@@ -178,6 +203,9 @@ func (c *conn) gather(r *http1.Request, host string, port uint16) {
 		Client: c.flow.Client.Addr(), Port: port, Method: view(r.Method.Of(r.Raw)), Host: host, Path: view(path), Header: (*header)(r),
 		Listener: p.name, Time: time.Now(), User: c.user,
 	}
+	if c.flow.TLS != nil {
+		f.SNI = c.flow.TLS.ServerName
+	}
 	if p.Config.Intercept != nil {
 		f.Server, f.Port = c.flow.Original.Addr(), c.flow.Original.Port()
 		f.Missing = access.Verification
@@ -211,7 +239,7 @@ func (c *conn) judge(l *engine.Loop, data []byte, host string) verdict {
 		}
 		ex.judge = v.Needs&access.Response != 0
 		if v.Marking != nil {
-			t.mark(v.Marking)
+			p.Rule.Mark(&t.decision, v.Marking)
 		}
 		break
 	}
@@ -294,20 +322,9 @@ func (c *conn) allowedOpaque(d *policy.Decision) bool {
 	*f = access.Facts{Client: c.flow.Client.Addr(), Server: c.flow.Original.Addr(), Port: c.flow.Original.Port(), Listener: p.name, Time: time.Now()}
 	v := p.Shared.Access.Decide(f)
 	if v.Allow && v.Marking != nil {
-		t := target{decision: *d}
-		t.mark(v.Marking)
-		*d = t.decision
+		p.Rule.Mark(d, v.Marking)
 	}
 	return v.Allow
-}
-
-// mark gives the connection to the server what a rule says.
-func (t *target) mark(m *config.Marking) {
-	t.decision.Mark |= m.Mark
-	t.decision.PlainMark |= m.Mark
-	if m.DSCP != nil {
-		t.dscp = *m.DSCP + 1
-	}
 }
 
 // family is what a server must have to be reached with the client's address.

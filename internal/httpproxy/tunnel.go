@@ -93,6 +93,9 @@ func (c *conn) handOver(l *engine.Loop, toClient []byte, e *accesslog.Entry) {
 	p, up := c.proxy, c.up
 	p.Counters.Tunnels++
 	t := relay.Tunnel{Client: int(c.fd), Server: int(up.fd), Place: up.place, Lease: c.flow.Lease, ToServer: c.in, ToClient: toClient}
+	if c.flow.TLS != nil && e == nil {
+		t.Note = &relay.Note{Done: func(*relay.Note) {}}
+	}
 	if e != nil {
 		t.Note = &relay.Note{Server: up.key.server, Done: func(n *relay.Note) {
 			e.BytesIn += int64(n.In)
@@ -100,6 +103,9 @@ func (c *conn) handOver(l *engine.Loop, toClient []byte, e *accesslog.Entry) {
 			e.End = time.Now()
 			p.log.Write(e)
 		}}
+	}
+	if c.flow.TLS != nil {
+		t.Note.Broken = &c.flow.TLS.Broken
 	}
 	if up.uses == 0 && up.owing && c.in == nil {
 		sock.Ack(int(up.fd))

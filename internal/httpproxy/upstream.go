@@ -2,11 +2,11 @@ package httpproxy
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"salp/internal/dial"
 	"salp/internal/engine"
-	"salp/internal/policy"
 	"salp/internal/pool"
 	"salp/internal/sock"
 )
@@ -18,6 +18,7 @@ type key struct {
 	pool   *pool.Pool
 	mark   uint32
 	dscp   uint8 // and 1; 0: none was set
+	tls    string
 }
 
 // upstream is a connection to a server. It has a slot of its own, so that it can pass from one client's connection to another.
@@ -42,9 +43,10 @@ type upstream struct {
 	since        int64     // when it became idle
 }
 
-// keyOf is the key of connections for a decision, to the server that it names.
-func keyOf(d *policy.Decision, dscp uint8) key {
-	k := key{server: d.Server, pool: d.Pool, mark: d.Mark | d.Link, dscp: dscp}
+// key is the key of connections for the target, to the server that it names.
+func (t *target) key() key {
+	d := &t.decision
+	k := key{server: d.Server, pool: d.Pool, mark: d.Mark | d.Link, dscp: d.DSCP, tls: t.tls}
 	if d.Source.IsValid() {
 		if k.client = d.Source; !d.KeepPort {
 			k.client = netip.AddrPortFrom(d.Source.Addr(), 0)
@@ -56,13 +58,14 @@ func keyOf(d *policy.Decision, dscp uint8) key {
 // reach gives the connection an upstream for the target: one that is idle, or one that is being connected. It is false when the connection is over.
 func (c *conn) reach(l *engine.Loop, t *target, fresh bool) bool {
 	p := c.proxy
-	k := keyOf(&t.decision, t.dscp)
+	k := t.key()
 	if t.decision.Pool == nil && !fresh {
 		if up := p.idle.take(l, k); up != nil {
 			c.adopt(up)
 			return true
 		}
 	}
+	k.tls = strings.Clone(k.tls) // it is a view of the request
 	up := &upstream{proxy: p, conn: c, key: k, fd: -1}
 	up.slot = l.Add(up)
 	c.up = up
@@ -172,6 +175,10 @@ func (u *upstream) progress(l *engine.Loop, ev engine.Event) {
 		c.brokenAtOnce(l)
 	case dial.Connected:
 		u.connected(c.state == dialing || c.readable)
+		if err := u.secure(l); err != nil {
+			c.brokenAtOnce(l)
+			return
+		}
 		l.StopTimer(u.slot)
 		u.note(ev &^ engine.Out)
 		u.owing = true
@@ -192,9 +199,23 @@ func (u *upstream) connected(more bool) {
 	if sent {
 		u.owing = false
 	}
-	if u.key.dscp != 0 {
-		sock.SetDSCP(fd, u.key.dscp-1, u.key.server.Addr().Is6())
+}
+
+// secure puts TLS between the connection and its server, where that is asked for.
+func (u *upstream) secure(l *engine.Loop) error {
+	if u.key.tls == "" {
+		return nil
 	}
+	l.Unwatch(int(u.fd)) // or the copy that a goroutine has would keep it watched
+	fd, err := u.proxy.Shared.Upstream(int(u.fd), u.key.tls)
+	u.fd = int32(fd)
+	if err != nil {
+		return err
+	}
+	if e := l.Watch(u.slot, 0, fd); e != 0 {
+		return e
+	}
+	return nil
 }
 
 // close ends a connection that is no conn's.

@@ -236,5 +236,8 @@ func (c *conn) forget(l *engine.Loop) {
 func (n *Note) failed(kind listen.Kind) {
 	if n != nil && !n.Failed {
 		n.Failed, n.Kind = true, kind
+		if n.Broken != nil {
+			n.Broken.Store(true)
+		}
 	}
 }

@@ -9,6 +9,7 @@ package relay
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"salp/internal/config"
@@ -62,8 +63,9 @@ type Note struct {
 	Server  netip.AddrPort // the zero value: none was reached
 	In, Out uint64         // bytes from the client and to it
 	Failed  bool
-	Kind    listen.Kind // why, when it failed
-	Done    func(*Note) // is called once, on the loop
+	Kind    listen.Kind  // why, when it failed
+	Broken  *atomic.Bool // is set before the sockets are reset; nil: nobody asks
+	Done    func(*Note)  // is called once, on the loop
 }
 
 // Carry is Serve for a connection that has been decided about. Bytes that the client has sent are still in its socket. With a note it is told of

@@ -37,8 +37,8 @@ type services struct {
 
 	resolver *resolve.Resolver // of names that requests and TLS clients have
 
-	files   map[string][]byte // of certificates and keys
-	changed func(name string) // is told of one that changed; nil: nobody is
+	files   map[string][]byte       // of certificates and keys
+	changed func(name string) error // is told of one that changed; nil: nobody is
 }
 
 // newServices reads everything that came before Start. What is wrong with a file is an error with its place in the configuration.
@@ -144,7 +144,7 @@ func (s *services) takeFile(name string, r *io.SectionReader) error {
 	}
 	s.files[name] = text
 	if s.changed != nil {
-		s.changed(name)
+		return s.changed(name)
 	}
 	return nil
 }

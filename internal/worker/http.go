@@ -1,43 +1,43 @@
 package worker
 
 import (
+	"log/slog"
+
 	"salp/internal/config"
 	"salp/internal/engine"
 	"salp/internal/httpproxy"
 )
 
 // sharedHTTP is what the loops share of each listener that speaks HTTP, by the listener's name.
-func (w *wiring) sharedHTTP(s *services) map[string]*httpproxy.Shared {
+func (w *wiring) sharedHTTP(s *services, log *slog.Logger) (map[string]*httpproxy.Shared, error) {
 	all := make(map[string]*httpproxy.Shared)
 	for _, n := range w.cfg.Listeners {
-		if !speaksHTTP(n) {
+		if n.Protocol != config.ProtocolHTTP {
 			continue
 		}
 		shared := &httpproxy.Shared{
 			Access: s.rules.List(n.Access), Routes: s.rules.Routes(n.Name), Pools: w.pools, Pages: s.pages[n.Errors.Pages], Resolver: s.resolver, Log: s.lines,
 		}
+		upstream, err := s.upstream(n, log)
+		if err != nil {
+			return nil, err
+		}
+		shared.Upstream = upstream
 		if n.Auth != nil {
 			shared.Users = s.users[n.Auth.Basic.File]
 		}
 		shared.Prepare(n)
 		all[n.Name] = shared
 	}
-	return all
+	return all, nil
 }
-
-// speaksHTTP says that a listener's connections are HTTP without TLS.
-func speaksHTTP(n *config.Listener) bool { return n.Protocol == config.ProtocolHTTP && n.TLS == nil }
 
 // drainHTTP has the loop's HTTP connections end: at once where they wait for a request, else after the response.
 func (lw *loopWiring) drainHTTP(l *engine.Loop) {
-	draining := false
-	for _, s := range lw.servers {
-		if p, ok := s.(*httpproxy.Proxy); ok {
-			p.Drain(l)
-			draining = true
-		}
+	for _, p := range lw.http {
+		p.Drain(l)
 	}
-	if draining {
+	if lw.http != nil {
 		l.Each(func(h engine.Handler) { httpproxy.DrainConn(l, h) })
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"salp/internal/pool"
 	"salp/internal/relay"
 	"salp/internal/sock"
+	"salp/internal/tlsproxy"
 )
 
 // wiring is the byte path: for every loop and listener a relay with its counters, and an acceptor for each listening socket.
@@ -28,7 +29,8 @@ type wiring struct {
 	networks  *dial.Networks
 	clients   bool // some server is shown the client's address
 	pools     map[string]*pool.Pool
-	links     *policy.Links // nil: there are none
+	links     *policy.Links               // nil: there are none
+	tls       map[string]*tlsproxy.Server // by listener
 	listeners []*listen.Listener
 	loops     []*loopWiring // by loop number
 	watched   []listening   // every listening socket once, until stopAccepting
@@ -38,6 +40,7 @@ type wiring struct {
 type loopWiring struct {
 	counters  []*listen.Counters // by index of wiring.listeners
 	relays    []*relay.Relay
+	http      []*httpproxy.Proxy
 	servers   []listen.Server // who takes accepted connections: a relay, or what stands before it
 	sockets   []listening
 	acceptors []*listen.Acceptor
@@ -50,7 +53,7 @@ type listening struct {
 	listener int // index of wiring.listeners
 }
 
-func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, links *control.Links, destroy dial.Destroy, s *services, log *slog.Logger) *wiring {
+func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, links *control.Links, destroy dial.Destroy, s *services, log *slog.Logger) (*wiring, error) {
 	w := &wiring{cfg: cfg, engine: e, networks: &dial.Networks{}, pools: makePools(cfg, len(e.Loops()), m), links: policy.NewLinks(cfg, links)}
 	w.networks.Learned = func(client netip.Prefix, server netip.Addr) {
 		log.Warn("a server does not answer clients through this machine; for a minute its connections for them have same_network's address", "clients", client, "server", server)
@@ -68,8 +71,14 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 	for _, n := range cfg.Listeners {
 		w.listeners = append(w.listeners, listen.NewListener(n))
 	}
-	shared := w.sharedHTTP(s)
-	for range e.Loops() {
+	shared, err := w.sharedHTTP(s, log)
+	if err != nil {
+		return nil, err
+	}
+	if w.tls, err = s.tlsServers(w.listeners, log); err != nil {
+		return nil, err
+	}
+	for _, l := range e.Loops() {
 		lw, loop := &loopWiring{}, &httpproxy.Loop{}
 		for i, n := range cfg.Listeners {
 			c := &listen.Counters{}
@@ -78,7 +87,7 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 			r := relay.New(n, w.listeners[i], c, rules[n.Name], d)
 			lw.relays = append(lw.relays, r)
 			if h := shared[n.Name]; h != nil {
-				lw.servers = append(lw.servers, httpproxy.New(httpproxy.Options{Config: n, Listener: w.listeners[i], Counters: c, Rule: rules[n.Name], Dialer: d, Relay: r, Loop: loop, Shared: h}))
+				lw.servers = append(lw.servers, lw.proxies(w.tls[n.Name], l, httpproxy.Options{Config: n, Listener: w.listeners[i], Counters: c, Rule: rules[n.Name], Dialer: d, Relay: r, Loop: loop, Shared: h}))
 				continue
 			}
 			lw.servers = append(lw.servers, w.before(n, gate.Options{Config: n, Listener: w.listeners[i], Counters: c, Relay: r, Rule: rules[n.Name], Pools: w.pools}, s))
@@ -88,7 +97,7 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 	for _, g := range groups {
 		w.share(cfg, g, log)
 	}
-	return w
+	return w, nil
 }
 
 // before returns who takes a listener's connections: the relay itself where nothing is asked about them.
@@ -153,6 +162,10 @@ func (w *wiring) accept(done <-chan struct{}) error {
 
 // stopAccepting leaves the sockets to whoever else holds them. Connections that wait in them are theirs.
 func (w *wiring) stopAccepting(done <-chan struct{}) error {
+	for _, t := range w.tls {
+		t.Drain()
+		t.Close()
+	}
 	err := w.engine.Collect(done, func(l *engine.Loop) {
 		lw := w.loops[l.Number()]
 		for _, a := range lw.acceptors {

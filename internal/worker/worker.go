@@ -88,7 +88,9 @@ func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log 
 		messages: make(chan control.Message), ended: make(chan struct{}), services: services, contents: make(chan handed, 16),
 	}
 	w.destroyer = newDestroyer(conn.Send)
-	w.wiring = wire(cfg, e, sockets, start.memory, start.links, w.destroyer.destroy, services, log)
+	if w.wiring, err = wire(cfg, e, sockets, start.memory, start.links, w.destroyer.destroy, services, log); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
 	if start.pools != nil {
 		w.wiring.setPools(start.pools, time.Now())
 	}
