@@ -162,6 +162,7 @@ type keeper struct {
 	repairing  repairing
 	links      *links
 	hooks      *hooks
+	lost       map[serverKey]bool // servers of the kernel path that were down when it last followed them
 
 	upgrading   *upgrading     // nil: no upgrade is under way
 	lastUpgrade *admin.Upgrade // nil: there was none

@@ -46,6 +46,7 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 	if err := k.refuseChange(cfg); err != nil {
 		return nil, err
 	}
+	p.servers = k.servers.next(cfg, p.began)
 	if err := k.prepareLinks(p); err != nil {
 		return nil, err
 	}
@@ -57,10 +58,10 @@ func (k *keeper) prepare(cfg *config.Config, answers []answerTo) (*provision, er
 		k.sockets.undo(p.opened)
 		return nil, err
 	}
-	p.servers = k.servers.next(cfg, p.began)
 	k.watching.stale = true
 	if !cfg.Worker() {
-		return p, nil // settle puts it in force
+		p.ready = true // settle puts it in force
+		return p, nil
 	}
 	if p.worker, err = k.start(p.servers, p.links, k.generation+1, p.groups); err != nil {
 		k.undo(p)
@@ -100,6 +101,7 @@ func (k *keeper) openSockets(p *provision) error {
 			return err
 		}
 		facts.Listening = append(facts.Listening, taken...)
+		facts.Servers = p.servers.facts()
 		if err := k.planFor(p, facts); err != nil {
 			return err
 		}
@@ -155,6 +157,7 @@ func (k *keeper) facts(l *links) (plan.Facts, error) {
 		facts.Ports = maps.Clone(k.ports)
 	}
 	facts.Listening = slices.DeleteFunc(facts.Listening, k.sockets.holds)
+	facts.Servers = k.servers.facts()
 	return facts, nil
 }
 
@@ -381,7 +384,7 @@ func (k *keeper) settle() {
 		return
 	}
 	if k.pending != nil && k.pending.worker == nil && k.handover == nil {
-		k.commit(time.Now())
+		k.commitWhenNamed(time.Now())
 	}
 	if k.pending == nil && k.handover == nil && k.cfg != nil && len(k.again) > 0 {
 		answers := k.again

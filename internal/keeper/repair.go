@@ -47,6 +47,8 @@ type kernelHost interface {
 	Counters(table string) (map[string]kernel.Count, error)
 	Traffic() (map[string]route.Traffic, error)
 	ForgetFlows(value, mask uint32) (int, error)
+	SetElements(table string, sets []plan.Set) error
+	ForgetForwarded(proto byte, servers []netip.AddrPort) (int, error)
 }
 
 // repairing is what the keeper remembers about repairs.

@@ -51,6 +51,7 @@ func (k *keeper) serversChanged(now time.Time) {
 	if err := k.servers.remember(k.options.RunDir, now); err != nil {
 		k.log.Warn("states of servers cannot be remembered for the next start", "error", err)
 	}
+	k.followServers(now)
 	k.watching.stale = true
 }
 

@@ -137,6 +137,7 @@ func (k *keeper) status(now time.Time, compare bool) admin.Status {
 		s.Listeners = append(s.Listeners, described)
 	}
 	s.Pools = k.poolStatus()
+	k.addKernelCounts(&s)
 	return s
 }
 
@@ -201,7 +202,12 @@ func describe(l *config.Listener, localPort uint16) admin.Listener {
 		Pool:   l.Pool,
 		Limits: admin.Limits{Connections: l.Limits.Connections, PerClient: l.Limits.PerClient},
 	}
-	if l.Source == config.SourceClient {
+	if l.Via == config.ViaKernel {
+		d.Mode = "kernel"
+		if l.Transport == config.TransportUDP {
+			d.Mode = "kernel, UDP"
+		}
+	} else if l.Source == config.SourceClient {
 		d.SourcePort = string(l.SourcePort)
 	}
 	for _, a := range l.Listen {

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"salp/internal/kernel/nft"
@@ -47,4 +48,9 @@ func (h *Host) Counters(table string) (map[string]Count, error) { return h.nft.C
 // RuleCounts reads the counters in the rules of a chain by the rules' comments.
 func (h *Host) RuleCounts(table, chain string) (map[string]Count, error) {
 	return h.nft.RuleCounts(table, chain)
+}
+
+// ForgetForwarded removes the conntrack entries of connections of a transport protocol that NAT has sent to the servers, and returns how many.
+func (h *Host) ForgetForwarded(proto byte, servers []netip.AddrPort) (int, error) {
+	return h.conntrack.FlushForwarded(proto, servers)
 }

@@ -86,8 +86,8 @@ func fit(all []poolServer, f Family) []poolServer {
 // ServerCounters are the names of the counters of one address of a server on the kernel path.
 type ServerCounters struct {
 	ServerFact
-	Connections []string // new connections: their packets; one for each listener
-	In, Out     string   // bytes to the server and from it
+	Connections map[string]string // new connections, by listener: what the counter has as packets
+	In, Out     string            // bytes to the server and from it
 }
 
 // CountersOf names the counters of the kernel path's servers, so that their values can be told.
@@ -99,9 +99,9 @@ func CountersOf(cfg *config.Config, f Facts) []ServerCounters {
 			continue
 		}
 		for _, s := range serversOf(p, f.Servers) {
-			c := ServerCounters{ServerFact: s.ServerFact, In: "in-" + p.Name + "-" + s.label, Out: "out-" + p.Name + "-" + s.label}
+			c := ServerCounters{ServerFact: s.ServerFact, Connections: map[string]string{}, In: "in-" + p.Name + "-" + s.label, Out: "out-" + p.Name + "-" + s.label}
 			for _, l := range users {
-				c.Connections = append(c.Connections, connectionsCounter(l, s))
+				c.Connections[l.Name] = connectionsCounter(l, s)
 			}
 			all = append(all, c)
 		}

@@ -91,6 +91,11 @@ func (c *Conn) flush(value, mask uint32, which func(wire.Attrs) bool) (int, erro
 	if err != nil {
 		return 0, err
 	}
+	return c.remove(list, func(as wire.Attrs) bool { return as.BE32(markOf)&mask == value && which(as) })
+}
+
+// remove removes those entries of a list that which says.
+func (c *Conn) remove(list []netlink.Message, which func(wire.Attrs) bool) (int, error) {
 	removed := 0
 	var errs []error
 	for _, m := range list {
@@ -99,7 +104,7 @@ func (c *Conn) flush(value, mask uint32, which func(wire.Attrs) bool) (int, erro
 		}
 		as, err := wire.Decode(m.Data[header:])
 		tuple, ok := as.Get(tupleOrig)
-		if err != nil || !ok || as.BE32(markOf)&mask != value || !which(as) {
+		if err != nil || !ok || !which(as) {
 			continue
 		}
 		attrs := []wire.Attr{wire.Bytes(tupleOrig|unix.NLA_F_NESTED, tuple)}
