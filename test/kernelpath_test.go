@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -312,4 +314,42 @@ pools:
 		t.Errorf("no server is up: %v", err)
 	}
 	s.stop()
+}
+
+// TestMailExamples runs the two files with a pool unchanged: servers that greet as mail servers do see the clients, and one that ends is left.
+func TestMailExamples(t *testing.T) {
+	for _, file := range []string{"mail.yaml", "mail-kernel.yaml"} {
+		t.Run(file, func(t *testing.T) {
+			text, err := os.ReadFile("../examples/" + file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := newRig(t, 2)
+			var servers []*lab.Server
+			for i, h := range r.net.Servers {
+				s, err := h.Serve(fmt.Sprintf("10.0.2.%d:25", i+2), lab.Banner("220 mail\n"))
+				r.must(err)
+				t.Cleanup(s.Close)
+				servers = append(servers, s)
+			}
+			before := r.look()
+			s := r.start(string(text))
+			for range 2 {
+				if answers, err := r.net.Client().Ask("tcp", "10.0.1.1:25", 30, nil); err != nil || answers[29] != "220 mail" {
+					t.Fatalf("%v, %v", answers, err)
+				}
+				seen := false // beside the checks, which come from the gateway
+				for _, server := range servers {
+					seen = seen || slices.ContainsFunc(server.Peers(), func(p lab.Peer) bool { return p.From.Addr().Unmap().String() == "10.0.1.2" })
+				}
+				if !seen {
+					t.Error("no server saw the client")
+				}
+				servers[0].Close()
+				s.await("without the first server", func(st *admin.Status) bool { return st.Pools[0].Servers[0].State == control.ServerDown })
+			}
+			s.stop()
+			r.wantAsBefore(before)
+		})
+	}
 }
