@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -273,9 +274,7 @@ func (k *keeper) adoptLinks(p *provision) {
 		if i < len(p.cfg.Links) && p.cfg.Links[i].Interface == was.Interface {
 			continue
 		}
-		if n, err := k.kernel.ForgetFlows(p.cfg.Kernel.LinkMark(i+1), p.cfg.Kernel.LinkMarks); err != nil || n > 0 {
-			k.log.Info("flows are forgotten: their link has gone or has another number", "link", was.Name, "flows", n, "error", err)
-		}
+		k.forgetFlows(i+1, k.log.With("link", was.Name, "reason", "it has gone or has another number"))
 	}
 }
 
@@ -285,6 +284,14 @@ func (k *keeper) measure() {
 		return
 	}
 	k.agenda.at(taskMeasure, time.Now().Add(measureEvery))
+	k.readTraffic()
+	if k.links.set.Measure(k.links.now, time.Now()) {
+		k.agenda.at(taskRepair, time.Now())
+	}
+}
+
+// readTraffic reads what the links' interfaces have carried by now.
+func (k *keeper) readTraffic() {
 	traffic, err := k.kernel.Traffic()
 	if err != nil {
 		k.log.Debug("traffic of interfaces cannot be read", "error", err)
@@ -298,9 +305,6 @@ func (k *keeper) measure() {
 		if first, known := l.began[name]; !known || now.In < first.In || now.Out < first.Out {
 			l.began[name] = now
 		}
-	}
-	if l.set.Measure(l.now, time.Now()) {
-		k.agenda.at(taskRepair, time.Now())
 	}
 }
 
@@ -341,16 +345,23 @@ func (k *keeper) linkChanged(c link.Change) {
 		log.Info("link takes no new flows", "reason", c.Reason)
 	}
 	if c.State == link.Down && one.Config.OnDown == config.LinkDownReset {
-		mask := k.cfg.Kernel.LinkMarks
-		n, err := k.kernel.ForgetFlows(k.cfg.Kernel.LinkMark(one.Number), mask)
+		k.forgetFlows(one.Number, log)
+	}
+	k.hooks.changed(c, one, k.cfg)
+}
+
+// forgetFlows has the kernel forget the flows of a link, beside the loop: there may be a hundred thousand.
+func (k *keeper) forgetFlows(number int, log *slog.Logger) {
+	value, mask := k.cfg.Kernel.LinkMark(number), k.cfg.Kernel.LinkMarks
+	go func() {
+		n, err := k.kernel.ForgetFlows(value, mask)
 		switch {
 		case err != nil:
 			log.Error("flows of the link cannot be forgotten", "error", err)
 		case n > 0:
 			log.Info("flows of the link are forgotten, to begin anew on others", "flows", n)
 		}
-	}
-	k.hooks.changed(c, one, k.cfg)
+	}()
 }
 
 // tellLinks tells every worker how the links are, when that has changed since it was told.

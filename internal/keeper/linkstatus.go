@@ -68,6 +68,7 @@ func (k *keeper) linkStatus(now time.Time) []admin.Link {
 		}
 	}
 	counts := k.linkCounters()
+	k.readTraffic()
 	var all []admin.Link
 	for i, one := range l.set.Links() {
 		s := describeLink(one, now)

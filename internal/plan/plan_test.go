@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -54,7 +55,7 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, path := mustMake(t, cfg, standard()).Text(), filepath.Join("testdata", "examples", name+".txt")
+			got, path := mustMake(t, cfg, hostOf(cfg)).Text(), filepath.Join("testdata", "examples", name+".txt")
 			if *update {
 				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -159,6 +160,22 @@ func standard() Facts {
 		{Name: "g0", Up: true, Addresses: prefixes("10.0.1.1/24", "fd00:1::1/64", "fe80::1/64")},
 		{Name: "g1", Up: true, Addresses: prefixes("10.0.2.1/24", "fd00:2::1/64", "fe80::2/64")},
 	}}
+}
+
+// hostOf is the host that an example is written for: the standard one, or with links the gateway of an office.
+func hostOf(cfg *config.Config) Facts {
+	f := standard()
+	if len(cfg.Links) == 0 {
+		return f
+	}
+	f.Interfaces = append(f.Interfaces[:1], Interface{Name: "lan0", Up: true, Carrier: true, Addresses: prefixes("10.1.0.1/24")})
+	for i, net := range []string{"192.0.2.", "198.51.100."} {
+		name := fmt.Sprintf("wan%d", i+1)
+		f.Interfaces = append(f.Interfaces, Interface{Name: name, Up: true, Carrier: true, Addresses: prefixes(net + "10/24")})
+		f.Links = append(f.Links, LinkFacts{Name: cfg.Links[i].Name, Up: true, Weight: cfg.Links[i].Weight,
+			IPv4: LinkRoute{Dev: name, Gateway: netip.MustParseAddr(net + "1"), Addresses: []netip.Addr{netip.MustParseAddr(net + "10")}}})
+	}
+	return f
 }
 
 func prefixes(texts ...string) []netip.Prefix {
