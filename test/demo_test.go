@@ -26,6 +26,7 @@ func TestDemo(t *testing.T) {
 	}
 	defer os.RemoveAll(dir) // a demo that was killed cannot remove its own
 	t.Run("whole", func(t *testing.T) { demoWhole(t, dir) })
+	t.Run("web", func(t *testing.T) { demoWeb(t, dir) })
 	t.Run("interrupted", func(t *testing.T) { demoInterrupted(t, dir) })
 }
 
@@ -143,4 +144,21 @@ func awaitNoProcesses(t *testing.T, dir string) {
 		}
 	}
 	t.Error("processes outlive a demo that was killed")
+}
+
+// demoWeb runs the scene with HTTP.
+func demoWeb(t *testing.T, dir string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := demoCommand(ctx, dir)
+	cmd.Args = append(cmd.Args, "web")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("salp demo web: %v\n%s", err, out)
+	}
+	for _, want := range []string{"Non consentito", "SSH-2.0-demo", "TCP_TUNNEL/200", "TCP_DENIED/403", "Nothing of this network is left"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the demo does not show %q:\n%s", want, out)
+		}
+	}
 }

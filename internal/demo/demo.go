@@ -29,7 +29,7 @@ type Scene struct {
 
 // Scenes returns all scenes, the default one first.
 func Scenes() []Scene {
-	return []Scene{modes}
+	return []Scene{modes, web}
 }
 
 // Run shows the named scene ("": the default one). When ctx ends it stops and cleans up as at the end. An error means that the

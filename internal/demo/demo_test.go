@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -123,5 +124,13 @@ func TestCallsAreSummedUp(t *testing.T) {
 	broken.at = after(50)
 	if err := p.tally(append(calls, broken)); err == nil {
 		t.Error("a connection that failed after others went straight is no error")
+	}
+}
+
+// The scene shows the example as it is.
+func TestWebIsTheExample(t *testing.T) {
+	text, err := os.ReadFile("../../examples/office-web.yaml")
+	if err != nil || string(text) != webFile {
+		t.Errorf("webFile is not examples/office-web.yaml: %v", err)
 	}
 }

@@ -28,6 +28,7 @@ func (s *stage) startGateway(ctx context.Context, configuration string) (*gatewa
 		return nil, err
 	}
 	cmd := exec.Command(s.binary, "run", "-c", g.file, "--run-dir", g.runDir)
+	cmd.Dir = s.dir // where a log without a path goes
 	cmd.Stdout, cmd.Stderr = g.log, g.log
 	var err error
 	if g.process, err = s.net.Gateway.Start(cmd); err != nil {

@@ -1,6 +1,7 @@
 package logformat
 
 import (
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -57,4 +58,17 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The guide explains every code as this package does.
+func TestCodesAreDocumented(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/http.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range Codes {
+		if row := "| `%" + c.Name + "` | " + c.Meaning + " |\n"; !strings.Contains(string(guide), row) {
+			t.Errorf("docs/http.md lacks the row\n%s", row)
+		}
+	}
 }
