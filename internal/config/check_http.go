@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"path/filepath"
 )
 
 // httpOnlyKeys are the keys of a listener that mean nothing unless its protocol is http.
@@ -38,6 +39,9 @@ func (c *checker) http(l *Listener, at Path) {
 	}
 	if t := l.TLS; t != nil && len(t.Certificates) == 0 && t.ACME == nil && !c.has(at.with("tls").with("certificates")) && !c.has(at.with("tls").with("acme")) {
 		c.fault(at.with("tls"), "tls has neither certificates nor acme", "add  certificates: [{certificate: FILE, key: FILE}]")
+	}
+	if t := l.TLS; t != nil && t.ACME != nil && t.ACME.State != "" && !filepath.IsAbs(t.ACME.State) {
+		c.fault(at.with("tls").with("acme").with("state"), "state must be a whole path: it is the same wherever Salp is started", "write it as in  /var/lib/salp/acme")
 	}
 	if u := l.UpstreamTLS; u != nil && (u.Certificate == "") != (u.Key == "") {
 		c.fault(at.with("upstream_tls"), "certificate and key go together", "add the other one, or remove it")

@@ -48,6 +48,9 @@ func newContents(cfg *config.Config, conn *control.Conn, log *slog.Logger) *cont
 func (c *contents) first() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.stateDirectories(); err != nil {
+		return err
+	}
 	for _, name := range c.cfg.Files() {
 		if err := c.file(name); err != nil {
 			return err
@@ -59,6 +62,33 @@ func (c *contents) first() error {
 		}
 	}
 	return c.accessLog(false)
+}
+
+// stateDirectories makes the directories for account keys and certificates of ACME, which the worker writes itself, readable for its user alone.
+func (c *contents) stateDirectories() error {
+	for _, l := range c.cfg.Listeners {
+		if l.TLS == nil || l.TLS.ACME == nil {
+			continue
+		}
+		who, err := workerIdentity(c.cfg)
+		if err != nil {
+			return err
+		}
+		dir := l.TLS.ACME.State
+		err = os.MkdirAll(filepath.Dir(dir), 0o755)
+		if err == nil {
+			if err = os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
+				err = nil
+			}
+		}
+		if err == nil && who.changes {
+			err = os.Lchown(dir, int(who.uid), int(who.gid))
+		}
+		if err != nil {
+			return c.cfg.Fault(config.Path{"listeners", l.Name, "tls", "acme", "state"}, err.Error(), "name a directory that can be made")
+		}
+	}
+	return nil
 }
 
 // watch sends what changes, until done is closed.

@@ -40,6 +40,11 @@ func certificate(t testing.TB, names ...string) (cert, key []byte) {
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: names,
 		IsCA: true, BasicConstraintsValid: true}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		}
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
 	if err != nil {
 		t.Fatal(err)
@@ -108,25 +113,22 @@ func (e *ended) Close() error {
 
 func newRig(t *testing.T, handler http.Handler) *rig {
 	t.Helper()
-	r := &rig{counters: &listen.Counters{}, roots: x509.NewCertPool(), files: map[string][]byte{}, flows: make(chan listen.Flow, 10)}
+	files, roots := map[string][]byte{}, x509.NewCertPool()
 	for _, name := range []string{"a", "b"} {
 		cert, key := certificate(t, name+".example", "*."+name+".example")
-		r.files[name+".pem"], r.files[name+".key"] = cert, key
-		r.roots.AppendCertsFromPEM(cert)
+		files[name+".pem"], files[name+".key"] = cert, key
+		roots.AppendCertsFromPEM(cert)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.address = l.Addr().String()
-	l.Close()
-	cfg, err := config.Parse("test", fmt.Appendf(nil, `
-listeners:
-  in:
-    listen: ["%s"]
-    protocol: http
-    tls: {certificates: [{certificate: a.pem, key: a.key}, {certificate: b.pem, key: b.key}]}
-`, r.address))
+	r := newRigWith(t, handler, freeAddress(t), "{certificates: [{certificate: a.pem, key: a.key}, {certificate: b.pem, key: b.key}]}", files)
+	r.roots = roots
+	return r
+}
+
+// newRigWith makes a server on an address with what the configuration has as tls.
+func newRigWith(t *testing.T, handler http.Handler, on, text string, files map[string][]byte) *rig {
+	t.Helper()
+	r := &rig{address: on, counters: &listen.Counters{}, files: files, flows: make(chan listen.Flow, 10)}
+	cfg, err := config.Parse("test", fmt.Appendf(nil, "listeners: {in: {listen: [\"%s\"], protocol: http, tls: %s}}\n", r.address, text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +137,7 @@ listeners:
 		t.Fatal(err)
 	}
 	n := listen.NewListener(c)
-	if r.server, err = tlsproxy.New(tlsproxy.Options{Config: c, Listener: n, Certificates: r.certs, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+	if r.server, err = tlsproxy.New(tlsproxy.Options{Config: c, Listener: n, Certificates: r.certs, Authority: files["ca.pem"], Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Fatal(err)
 	}
 	if r.engine, err = engine.New(1); err != nil {
