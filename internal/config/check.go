@@ -162,6 +162,9 @@ func (c *checker) check(p *Pool) {
 	if p.Check == nil || p.Check.HTTP == nil {
 		return
 	}
+	if p.Check.HTTP.Method == "HEAD" && p.Check.HTTP.Body != "" {
+		c.fault(at.with("http").with("body"), "an answer to HEAD has no body", "use  method: GET, or remove the key")
+	}
 	for _, key := range []string{"send", "expect"} {
 		if c.has(at.with(key)) {
 			c.fault(at.with(key), key+" and http do not go together: http says what is sent and expected", "remove one of the two; http has the keys status and body")
