@@ -58,7 +58,7 @@ func (c *conn) answer(l *engine.Loop, cause errorpage.Cause, status int) bool {
 	}
 	ex.req.drop(l)
 	ex.resp.drop(l)
-	ex.close = ex.close || !ex.persistent || c.eof || p.draining || p.last(c.requests)
+	ex.close = ex.close || !ex.persistent || c.eof && c.in == nil || p.draining || p.last(c.requests)
 	if ex.close {
 		c.drop(l)
 	}

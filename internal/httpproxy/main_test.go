@@ -68,7 +68,7 @@ func explicit(server, more string) string {
 
 // intercepting is a listener that takes connections in.
 func intercepting(more string) string {
-	return "listeners: {test: {intercept: {interfaces: [lo], ports: [80]}, source: proxy, protocol: http" + more + "}}\n"
+	return "listeners: {test: {intercept: {interfaces: [eth9], ports: [80]}, source: proxy, protocol: http" + more + "}}\n"
 }
 
 func start(t testing.TB, yaml string, o options) *rig {

@@ -65,7 +65,7 @@ type moved struct {
 func (p *Proxy) carry(l *engine.Loop, s *stream, in *inlet, from, to int32) outcome {
 	m := &p.work.moved
 	*m = moved{}
-	for range rounds {
+	for round := 0; ; round++ {
 		if s.blocked {
 			return waits
 		}
@@ -91,12 +91,13 @@ func (p *Proxy) carry(l *engine.Loop, s *stream, in *inlet, from, to int32) outc
 		case !in.readable:
 			s.drop(l)
 			return waits
+		case round >= rounds:
+			return turns
 		}
 		if o := p.move(l, s, in, from, to); o != over {
 			return o
 		}
 	}
-	return turns
 }
 
 // move reads once and passes on what it got. over: that went well.

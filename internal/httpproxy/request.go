@@ -35,6 +35,10 @@ func (c *conn) request(l *engine.Loop, data []byte, n int) bool {
 		return answer == later
 	}
 	t := &p.work.target
+	tunnel := r.Connect && p.terminates()
+	if tunnel && c.up != nil && c.up.uses > 0 { // a tunnel has a connection that nothing was asked on
+		c.letGo(l, false)
+	}
 	if up := c.up; up != nil {
 		if up.attempt != nil { // connecting since the client was accepted
 			if up.key == t.key() {
@@ -47,7 +51,7 @@ func (c *conn) request(l *engine.Loop, data []byte, n int) bool {
 		}
 	}
 	if c.up == nil {
-		if !c.reach(l, t, ex.fresh) {
+		if !c.reach(l, t, ex.fresh || tunnel) {
 			return false
 		}
 		if c.up == nil || c.up.attempt != nil {
@@ -57,7 +61,7 @@ func (c *conn) request(l *engine.Loop, data []byte, n int) bool {
 			return true
 		}
 	}
-	if r.Connect && p.terminates() {
+	if tunnel {
 		return c.connectDone(l, data[n:])
 	}
 	return c.forward(l, r, data, n)

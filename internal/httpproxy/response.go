@@ -135,7 +135,7 @@ func (c *conn) respond(l *engine.Loop, r *http1.Response, data []byte, n int) bo
 	s.body = r.Body(&request)
 	s.dechunk = s.body.Chunked() && ex.minor == 0
 	ex.reusable = r.Persistent() && !s.body.UntilClose()
-	ex.close = ex.close || !ex.persistent || s.body.UntilClose() || s.dechunk || !ex.req.over || ex.deaf || c.eof || p.draining || p.last(c.requests)
+	ex.close = ex.close || !ex.persistent || s.body.UntilClose() || s.dechunk || !ex.req.over || ex.deaf || c.eof && c.in == nil || p.draining || p.last(c.requests)
 	ex.answered, ex.status = int16(r.Status), int16(r.Status)
 	p.Counters.Statuses[min(r.Status/100, 5)]++
 	e := &p.work.edits

@@ -208,12 +208,13 @@ func (c *conn) gather(r *http1.Request, host string, port uint16) {
 	}
 	if p.Config.Intercept != nil {
 		f.Server, f.Port = c.flow.Original.Addr(), c.flow.Original.Port()
-		f.Missing = access.Verification
+		f.Missing = access.Verification | access.Response
 		return
 	}
 	f.HostVerified = true // a host that we look up ourselves is the one that is connected to
+	f.Missing = access.Response
 	if p.Config.Pool == "" {
-		f.Missing = access.Address
+		f.Missing |= access.Address
 	}
 }
 

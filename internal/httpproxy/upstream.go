@@ -251,6 +251,9 @@ func (c *conn) letGo(l *engine.Loop, good bool) {
 	if u == nil {
 		return
 	}
+	if good && u.readable && u.quiet() { // what was read ended just where a read did
+		u.readable = false
+	}
 	switch p := c.proxy; {
 	case good && !u.readable && !u.closing && !u.eof && !p.draining && p.idle.keep > 0:
 		if u.own {

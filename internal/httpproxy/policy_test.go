@@ -1,0 +1,170 @@
+package httpproxy_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"salp/internal/listen"
+)
+
+// echo answers with the head that it got.
+func echo(p *peer) {
+	for head := p.head(); head != ""; head = p.head() {
+		p.send(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s", len(head), head))
+	}
+}
+
+func TestAccessRules(t *testing.T) {
+	server := serveAt(t, "127.0.0.3:80", echo)
+	yaml := `
+listeners:
+  test: {intercept: {interfaces: [eth9], ports: [80]}, source: proxy, protocol: http, not_http: close, access: rules}
+access:
+  rules:
+    - deny: {method: [DELETE]}
+    - deny: {host: [".bad.example"]}
+    - deny: {path: [/secret/*]}
+    - deny: {host: [must.example], host_verified: false}
+    - deny: {path: [/plain], content_type: [text/plain]}
+    - allow: {from: [127.0.0.0/8]}
+logs: {access: {file: access.log, format: squid}}
+`
+	r := start(t, yaml, options{original: server, names: map[string][]string{"must.example": {"127.0.0.3"}}})
+	c := r.dial()
+	for _, test := range []struct {
+		first, host string
+		status      int
+	}{
+		{"GET /", "good.example", 200},
+		{"DELETE /", "good.example", 403},
+		{"GET /", "very.bad.example", 403},
+		{"GET /", "BAD.example.", 403},
+		{"GET /secret/x", "a", 403},
+		{"GET /a/../%73ecret/x", "a", 403},
+		{"GET /", "must.example", 200},
+		{"GET /plain", "a", 403},
+		{"GET /", "good.example", 200},
+	} {
+		c.send(test.first + " HTTP/1.1\r\nHost: " + test.host + "\r\n\r\n")
+		c.wantStatus(test.status)
+	}
+	if n := r.sum(); n.Errors[listen.Denied] != 6 || n.Statuses[2] != 3 || n.Statuses[4] != 6 {
+		t.Errorf("%+v", n)
+	}
+	r.close()
+	r = start(t, yaml, options{original: server, names: map[string][]string{"must.example": {"127.0.0.9"}}})
+	c = r.dial()
+	c.send("GET /x HTTP/1.1\r\nHost: must.example\r\n\r\n")
+	c.wantStatus(403)
+	deadline := time.Now().Add(5 * time.Second)
+	for r.log.text() == "" && time.Now().Before(deadline) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if line := r.log.text(); !strings.Contains(line, "127.0.0.1 TCP_DENIED/403 ") || !strings.Contains(line, " GET http://must.example/x - HIER_NONE/- ") {
+		t.Errorf("logged %q", line)
+	}
+}
+
+func TestAuthentication(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := serve(t, echo)
+	yaml := `
+listeners:
+  test: {listen: ['127.0.0.1:1'], protocol: http, auth: {basic: {file: users, realm: Office}}, access: rules}
+access:
+  rules:
+    - allow: {user: [ann]}
+`
+	r := start(t, yaml, options{users: "ann:" + string(hash) + "\nbob:" + string(hash) + "\n"})
+	basic := func(s string) string {
+		return "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(s)) + "\r\n"
+	}
+	c := r.dial()
+	for _, test := range []struct {
+		field  string
+		status int
+	}{
+		{"", 407}, {basic("ann:wrong"), 407}, {basic("ann:secret"), 200}, {basic("ann:secret"), 200}, {basic("bob:secret"), 403}, {"", 407}, {"Proxy-Authorization: Bearer x\r\n", 407},
+	} {
+		c.send("GET http://" + server + "/ HTTP/1.1\r\nHost: " + server + "\r\n" + test.field + "\r\n")
+		response := c.wantStatus(test.status)
+		if challenge := response.Header.Get("Proxy-Authenticate"); (challenge != "") != (test.status == 407) {
+			t.Errorf("%q: challenge %q", test.field, challenge)
+		}
+	}
+	c.send("CONNECT " + server + " HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.wantStatus(407)
+	c.send("CONNECT " + server + " HTTP/1.1\r\nHost: a\r\n" + basic("ann:secret") + "\r\n")
+	c.want("HTTP/1.1 200 Connection established\r\n\r\n")
+	c.send("GET /inside HTTP/1.1\r\n\r\n")
+	if _, body := c.answer(); body != "GET /inside HTTP/1.1\r\n\r\n" {
+		t.Errorf("%q", body)
+	}
+}
+
+func TestRoutesAndRewriting(t *testing.T) {
+	a, b, other := serve(t, echo), serve(t, echo), serve(t, echo)
+	r := start(t, `
+listeners:
+  test:
+    listen: ['127.0.0.1:1']
+    protocol: http
+    pool: other
+    http: {forwarded_for: append, forwarded_proto: replace, forwarded: append, via_header: gate}
+    routes:
+      - {host: [a.example], pool: a, rewrite: {host: origin.example, strip: /static, prepend: /v2}}
+      - {path: [/b/*], pool: b, rewrite: {match: "^/b/([0-9]+)", replace: "/n/$1"}}
+pools:
+  a: {servers: ['`+a+`']}
+  b: {servers: ['`+b+`']}
+  other: {servers: ['`+other+`']}
+`, options{})
+	c := r.dial()
+	for _, test := range []struct{ request, want string }{
+		{"GET /static/x?y HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-Proto: https\r\n\r\n",
+			"GET /v2/x?y HTTP/1.1\r\nHost: origin.example\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nForwarded: for=127.0.0.1;proto=http;host=\"a.example\"\r\nVia: 1.1 gate\r\n\r\n"},
+		{"GET /static HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: 9.9.9.9\r\nVia: 1.0 x\r\n\r\n",
+			"GET /v2/ HTTP/1.1\r\nHost: origin.example\r\nX-Forwarded-For: 9.9.9.9, 127.0.0.1\r\nVia: 1.0 x, 1.1 gate\r\nX-Forwarded-Proto: http\r\nForwarded: for=127.0.0.1;proto=http;host=\"a.example\"\r\n\r\n"},
+		{"GET /b/12/c HTTP/1.1\r\nHost: z\r\nX-Forwarded-For: 1.1.1.1\r\nConnection: x-forwarded-for\r\n\r\n",
+			"GET /n/12/c HTTP/1.1\r\nHost: z\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nForwarded: for=127.0.0.1;proto=http;host=\"z\"\r\nVia: 1.1 gate\r\n\r\n"},
+		{"GET http://a.example HTTP/1.1\r\nHost: a.example\r\n\r\n",
+			"GET /v2/ HTTP/1.1\r\nHost: origin.example\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nForwarded: for=127.0.0.1;proto=http;host=\"a.example\"\r\nVia: 1.1 gate\r\n\r\n"},
+	} {
+		c.send(test.request)
+		response, body := c.answer()
+		if body != test.want {
+			t.Errorf("%q: the server got\n%q, want\n%q", test.request, body, test.want)
+		}
+		if response.Header.Get("Via") != "1.1 gate" {
+			t.Errorf("%v", response.Header)
+		}
+	}
+}
+
+func TestRequestLimits(t *testing.T) {
+	r := start(t, explicit(serve(t, answering(ok)), ", http: {limits: {requests: 3}}"), options{})
+	c := r.dial()
+	c.send(strings.Repeat("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 2))
+	c.want(ok + ok)
+	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.want("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+	c.wantEOF()
+	r.close()
+	r = start(t, explicit(serve(t, answering(ok)), ", http: {limits: {rate: 1, burst: 2}}"), options{})
+	c = r.dial()
+	for _, status := range []int{200, 200, 429, 429} {
+		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.wantStatus(status)
+	}
+	if n := r.sum(); n.Errors[listen.RateLimit] != 2 {
+		t.Errorf("%+v", n)
+	}
+}
