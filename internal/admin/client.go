@@ -195,11 +195,10 @@ func (c *Client) do(ctx context.Context, method, path string, order any) (code i
 			return 0, nil, err
 		}
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://salp"+path, bytes.NewReader(text))
-	if err != nil {
-		return 0, nil, err
+	response, err := c.send(ctx, method, path, text)
+	if method == http.MethodGet && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		response, err = c.send(ctx, method, path, text) // another program was taking the gateway's place just then
 	}
-	response, err := c.http.Do(request)
 	if err != nil {
 		return 0, nil, fmt.Errorf("gateway with run directory %s: %w", c.runDir, errors.Unwrap(err))
 	}
@@ -209,6 +208,14 @@ func (c *Client) do(ctx context.Context, method, path string, order any) (code i
 		return 0, nil, fmt.Errorf("gateway with run directory %s: its answer was cut: %w", c.runDir, err)
 	}
 	return response.StatusCode, body, nil
+}
+
+func (c *Client) send(ctx context.Context, method, path string, text []byte) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://salp"+path, bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	return c.http.Do(request)
 }
 
 func (c *Client) refused(what string, code int, body []byte) error {

@@ -37,6 +37,7 @@ type Message struct {
 	Ready    *Ready    `json:"ready,omitempty"`
 	Beat     *Beat     `json:"beat,omitempty"`
 	Destroy  *Destroy  `json:"destroy,omitempty"`
+	Heeded   *Heeded   `json:"heeded,omitempty"`
 	Draining *Draining `json:"draining,omitempty"`
 	Bye      *Bye      `json:"bye,omitempty"`
 	// From the monitor.

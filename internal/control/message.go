@@ -11,7 +11,7 @@ func (m *Message) kind() string {
 	}{
 		{"sockets", m.Sockets != nil}, {"start", m.Start != nil}, {"drain", m.Drain != nil}, {"destroyed", m.Destroyed != nil},
 		{"ready", m.Ready != nil}, {"beat", m.Beat != nil}, {"destroy", m.Destroy != nil}, {"draining", m.Draining != nil}, {"bye", m.Bye != nil},
-		{"pools", m.Pools != nil}, {"table", m.Table != nil}, {"elsewhere", m.Elsewhere != nil}, {"links", m.Links != nil}, {"content", m.Content != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
+		{"pools", m.Pools != nil}, {"heeded", m.Heeded != nil}, {"table", m.Table != nil}, {"elsewhere", m.Elsewhere != nil}, {"links", m.Links != nil}, {"content", m.Content != nil}, {"watch", m.Watch != nil}, {"call", m.Call != nil}, {"results", m.Results != nil}, {"names", m.Names != nil}, {"called", m.Called != nil},
 		{"page", m.Page != nil}, {"status", m.Status != nil}, {"ask_status", m.AskStatus != nil},
 	} {
 		if field.set {

@@ -9,6 +9,7 @@ import (
 // Pools tells a worker what each server of its pools is fit for. It is whole: a server that is not in it has no address now (a name that has
 // not been resolved). The keeper sends it before Start and again on every change; pools that the worker does not know are ignored.
 type Pools struct {
+	Number  uint64   `json:"number"`  // of the message; the worker answers with it when it acts accordingly
 	Servers []Server `json:"servers"` // in the order of the file, the addresses of a name sorted
 }
 
@@ -77,4 +78,9 @@ func (p *Pools) check() error {
 		}
 	}
 	return nil
+}
+
+// Heeded answers Pools: every connection whose server is chosen from now on goes by what the message with that number said.
+type Heeded struct {
+	Number uint64 `json:"number"`
 }

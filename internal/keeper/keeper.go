@@ -118,16 +118,17 @@ func goOn(ctx context.Context, o Options, left *inherited) error {
 
 // keeper is the state of the loop.
 type keeper struct {
-	options Options
-	sink    *logSink
-	log     *slog.Logger
-	kernel  kernelHost
-	lock    *runDirLock
-	server  *admin.Server // nil while it is let go of for an upgrade
-	systemd systemd
-	since   time.Time
-	files   uint64 // limit of open files
-	agenda  agenda
+	options  Options
+	sink     *logSink
+	log      *slog.Logger
+	kernel   kernelHost
+	lock     *runDirLock
+	server   *admin.Server // nil while it is let go of for an upgrade
+	systemd  systemd
+	since    time.Time
+	files    uint64 // limit of open files
+	agenda   agenda
+	heedings []heeding
 
 	events       chan workerEvent
 	kernelEvents chan kernel.Event
@@ -268,6 +269,7 @@ func (k *keeper) loop(ctx context.Context) {
 			k.hurry()
 		}
 		k.settle()
+		k.settleHeeded(time.Now())
 	}
 }
 
@@ -387,6 +389,8 @@ func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 		}
 	case m.Ready != nil:
 		k.onReady(w, now)
+	case m.Heeded != nil:
+		w.heeded = m.Heeded.Number
 	case m.Destroy != nil:
 		k.destroy(w, m.Destroy)
 	case m.Draining != nil:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"salp/internal/admin"
@@ -69,10 +70,40 @@ func (k *keeper) tellServers(w *worker) {
 	if w.untold || len(s.cfg.Pools) == 0 {
 		return
 	}
-	if err := w.child.conn.Send(control.Message{Pools: s.told()}); err != nil {
+	m := s.told()
+	m.Number = w.told + 1
+	if err := w.child.conn.Send(control.Message{Pools: m}); err != nil {
 		w.log.Debug("worker cannot be told about servers", "error", err)
 		w.untold = true
+		return
 	}
+	w.told++
+}
+
+// heedWithin bounds how long a command waits for the workers to go by what it changed.
+const heedWithin = time.Second
+
+// heeding is somebody who waits until all workers go by what they were told.
+type heeding struct {
+	until time.Time
+	done  func()
+}
+
+// settleHeeded answers who has waited for the workers long enough. One that hangs or drains chooses no server.
+func (k *keeper) settleHeeded(now time.Time) {
+	if len(k.heedings) == 0 {
+		return
+	}
+	all := !slices.ContainsFunc(k.workers, func(w *worker) bool {
+		return w.state == admin.WorkerRunning && !w.untold && w.heeded < w.told
+	})
+	k.heedings = slices.DeleteFunc(k.heedings, func(h heeding) bool {
+		over := all || now.After(h.until)
+		if over {
+			h.done()
+		}
+		return over
+	})
 }
 
 // onName takes in what a name is now.

@@ -80,10 +80,23 @@ func (g *gateway) Upgrade(ctx context.Context, binary string) (admin.UpgradeAnsw
 	}
 }
 
-// SetServer implements admin.Gateway.
+// SetServer implements admin.Gateway. It returns when every worker goes by the change.
 func (g *gateway) SetServer(ctx context.Context, w admin.ServerWish) (c admin.ServerChange, err error) {
-	if e := g.do(ctx, func() { c, err = g.keeper.setServer(w.Server, w.State, time.Now()) }); e != nil {
+	heeded := make(chan struct{})
+	e := g.do(ctx, func() {
+		now := time.Now()
+		c, err = g.keeper.setServer(w.Server, w.State, now)
+		g.keeper.heedings = append(g.keeper.heedings, heeding{now.Add(heedWithin), func() { close(heeded) }})
+	})
+	if e != nil {
 		return admin.ServerChange{}, e
+	}
+	select {
+	case <-heeded:
+	case <-g.keeper.quit:
+		return admin.ServerChange{}, errStopping
+	case <-ctx.Done():
+		return admin.ServerChange{}, ctx.Err()
 	}
 	return c, err
 }

@@ -45,6 +45,8 @@ type worker struct {
 	lastBeat time.Time
 	stats    control.Stats
 	untold   bool           // it does not know the servers' states yet
+	told     uint64         // number of the message about them that it was sent last
+	heeded   uint64         // and of the one it said that it goes by
 	links    *control.Links // what it was told last
 	servers  []control.ServerStats
 	pools    []control.PoolStats
@@ -202,7 +204,7 @@ func refuse(m *control.Message, fds []int) error {
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-	if m.Ready == nil && m.Beat == nil && m.Destroy == nil && m.Draining == nil && m.Bye == nil {
+	if m.Ready == nil && m.Beat == nil && m.Destroy == nil && m.Draining == nil && m.Bye == nil && m.Heeded == nil {
 		return errors.New("the worker sent a message that is the keeper's to send")
 	}
 	return nil

@@ -265,6 +265,9 @@ func (w *worker) receive(stop <-chan struct{}) {
 			continue
 		case m.Pools != nil:
 			w.wiring.setPools(m.Pools, time.Now())
+			if err := w.conn.Send(control.Message{Heeded: &control.Heeded{Number: m.Pools.Number}}); err != nil {
+				w.log.Debug("control socket", "error", err)
+			}
 			continue
 		case m.Links != nil:
 			w.wiring.setLinks(m.Links)
