@@ -302,6 +302,20 @@ func TestDrainByCommand(t *testing.T) {
 	if st, err := s.status(); err != nil || states(st) != "10.0.2.2:25 drain, 10.0.2.3:25 up" {
 		t.Errorf("after the reload: %s, %v", states(st), err)
 	}
+	old := s.monitors()
+	if out, code := r.command("upgrade", "--run-dir", s.dir); code != 0 {
+		t.Error(out)
+	}
+	if st, err := s.status(); err != nil || states(st) != "10.0.2.2:25 drain, 10.0.2.3:25 up" {
+		t.Errorf("after the upgrade: %s, %v", states(st), err)
+	}
+	checked := first.checks.Load()
+	s.await("checked again", func(*admin.Status) bool { return first.checks.Load() > checked+1 })
+	for _, pid := range old { // not even as a zombie
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+			t.Errorf("the monitor of the old program, %d, is still there", pid)
+		}
+	}
 	s.stop()
 	s = r.start(text)
 	if st, err := s.status(); err != nil || states(st) != "10.0.2.2:25 drain, 10.0.2.3:25 up" {
