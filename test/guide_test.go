@@ -56,6 +56,7 @@ func TestLoadBalancingGuide(t *testing.T) {
 				headers++
 				mutex.Unlock()
 			}
+			_, _ = io.Copy(io.Discard, c) // what is left unread makes a reset of the end
 		})
 		r.must(err)
 		servers = append(servers, server)
