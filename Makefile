@@ -9,8 +9,8 @@ SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 build: ## bin/salp, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/salp ./cmd/salp
 
-demo: build ## watch real connections pass through a gateway, in private namespaces
-	$(SUDO) ./bin/salp demo
+demo: build ## watch real connections pass through a gateway, in private namespaces (SCENE=mail: a mail cluster)
+	$(SUDO) ./bin/salp demo $(SCENE)
 
 test: build ## everything: unit tests, goldens, and packets in namespaces (installs the peers it needs when it may)
 	./scripts/test
@@ -34,8 +34,8 @@ lint: ## go vet and staticcheck
 fuzz: ## every fuzz target for half a minute
 	./scripts/fuzz 30s
 
-generate: ## the reference page and the JSON Schema, from the types
-	$(GO) test ./internal/config -run TestGenerated -update
+generate: ## the reference pages and the JSON Schema, from the tables and the types
+	$(GO) test ./internal/config ./internal/metrics ./internal/admin -run 'Generated|Document' -update
 
 clean:
 	rm -rf bin

@@ -27,12 +27,38 @@ func TestDemo(t *testing.T) {
 	defer os.RemoveAll(dir) // a demo that was killed cannot remove its own
 	t.Run("whole", func(t *testing.T) { demoWhole(t, dir) })
 	t.Run("web", func(t *testing.T) { demoWeb(t, dir) })
+	t.Run("mail", func(t *testing.T) { demoMail(t, dir) })
 	t.Run("interrupted", func(t *testing.T) { demoInterrupted(t, dir) })
 }
 
+// demoMail runs the scene of the mail cluster: all that it promises makes it fail when it is not so.
+func demoMail(t *testing.T, dir string) {
+	var out bytes.Buffer
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
+	defer cancel()
+	cmd := demoCommand(ctx, dir, "mail")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	start := time.Now()
+	err := cmd.Run()
+	took := time.Since(start)
+	t.Logf("%v:\n%s", took, out.String())
+	if err != nil {
+		t.Errorf("salp demo mail: %v", err)
+	}
+	if took > patience {
+		t.Errorf("the demo took %v", took)
+	}
+	for _, want := range []string{"connect from 10.0.1.33", "no new session failed", "upgraded from"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the demo does not show %q", want)
+		}
+	}
+	wantNoLeftovers(t, dir)
+}
+
 // demoCommand is `salp demo` with its temporary files in dir and no program in its PATH.
-func demoCommand(ctx context.Context, dir string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, salpBin, "demo")
+func demoCommand(ctx context.Context, dir string, scene ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, salpBin, append([]string{"demo"}, scene...)...)
 	cmd.Env = []string{"PATH=/nonexistent", "TMPDIR=" + dir}
 	return cmd
 }
@@ -67,9 +93,9 @@ func demoWhole(t *testing.T, dir string) {
 
 // demoInterrupted sends the demo ^C early, in the midst and late, and at last a kill -9.
 func demoInterrupted(t *testing.T, dir string) {
-	for _, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond} {
+	for i, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond, time.Second} {
 		var out lab.Log
-		cmd := demoCommand(t.Context(), dir)
+		cmd := demoCommand(t.Context(), dir, []string{"modes", "modes", "modes", "mail"}[i])
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -40,7 +40,11 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	return m.Run()
+	code := m.Run()
+	if nextBuilt.path != "" {
+		os.Remove(nextBuilt.path)
+	}
+	return code
 }
 
 // build builds salp into a directory that every user may enter, as one test starts it without privileges.

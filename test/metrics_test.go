@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"salp/internal/admin"
+	"salp/internal/control"
 	"salp/internal/lab"
 )
 
@@ -60,10 +61,10 @@ func (r *rig) scrape(h *lab.Host, at string) (map[string]float64, error) {
 // TestMetrics reads the page over reloads, an upgrade, a killed worker and a killed monitor: no counter goes back, and what stands there is documented.
 func TestMetrics(t *testing.T) {
 	r := newRig(t, 2)
-	for _, server := range r.net.Servers {
-		_, err := server.Serve("[::]:80", lab.Tell)
-		r.must(err)
-	}
+	_, err := r.net.Servers[0].Serve("[::]:80", lab.Tell)
+	r.must(err)
+	stopped, err := r.net.Servers[1].Serve("[::]:80", lab.Tell)
+	r.must(err)
 	configuration := `drain: 5s
 metrics: {listen: "10.0.1.1:9101", from: [10.0.1.0/24]}
 listeners:
@@ -140,6 +141,20 @@ pools:
 		connect()
 		read("after a reload")
 	}
+	for _, state := range []string{"maint", "ready"} { // which are no downs
+		if out, code := r.command("pool", "10.0.2.3:80", state, "--run-dir", s.dir); code != 0 {
+			t.Fatalf("salp pool: %s", out)
+		}
+	}
+	stopped.Close()
+	for end := time.Now().Add(patience); last["salp_server_downs_total address=10.0.2.3:80 pool=web server=10.0.2.3:80"] != 1; read("after a server went down") {
+		if time.Now().After(end) {
+			t.Fatal("a server that went down is not counted")
+		}
+	}
+	stopped, err = r.net.Servers[1].Serve("[::]:80", lab.Tell)
+	r.must(err)
+	s.await("with both servers", func(st *admin.Status) bool { return st.Pools[0].Servers[1].State == control.ServerUp })
 	if out, code := r.command("upgrade", "--run-dir", s.dir, salpBin); code != 0 {
 		t.Fatalf("salp upgrade: %s", out)
 	}

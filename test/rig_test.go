@@ -25,6 +25,8 @@ type rig struct {
 	net  *lab.Net
 	dir  string
 	salp *salp // the one that runs now, or ran last
+
+	environment []string // of it, beside the test's own
 }
 
 // salp is a running `salp run`.
@@ -144,6 +146,7 @@ func (r *rig) launchWith(binary, configuration string) *salp {
 	r.Helper()
 	s := &salp{r: r, log: &lab.Log{}, file: r.writeConfig(configuration), dir: filepath.Join(r.dir, "run")}
 	cmd := exec.Command(binary, "run", "-c", s.file, "--run-dir", s.dir)
+	cmd.Env = append(os.Environ(), r.environment...)
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	var err error
 	s.Process, err = r.net.Gateway.Start(cmd)

@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,14 +29,14 @@ func (r *rig) program(name, from string) string {
 	return file
 }
 
-// nextVersion builds the program with another version; where only a binary is given it is that one.
+// nextVersion builds the program with another version; where it cannot be built it is the one under test.
 func nextVersion(t *testing.T, version string) string {
 	t.Helper()
-	if os.Getenv("SALP_BIN") != "" {
+	if _, err := exec.LookPath("go"); err != nil {
 		return salpBin
 	}
 	nextBuilt.once.Do(func() {
-		nextBuilt.path = salpBin + "-next"
+		nextBuilt.path = filepath.Join(os.TempDir(), fmt.Sprintf("salp-next-%d", os.Getpid()))
 		cmd := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-o", nextBuilt.path, "../cmd/salp")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -208,7 +209,7 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 		st := s.await("upgraded", func(st *admin.Status) bool {
 			return st.Generation == generation && st.Upgrade != nil && st.Upgrade.State == admin.UpgradeDone
 		})
-		if os.Getenv("SALP_BIN") == "" && st.Version != to || st.PID != pid {
+		if next != salpBin && st.Version != to || st.PID != pid {
 			r.Errorf("upgrade %d: version %s, want %s; process %d, want %d", i/8+1, st.Version, to, st.PID, pid)
 		}
 		for _, v := range held {
@@ -238,7 +239,7 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 	for _, w := range st.Workers {
 		versions[w.Version] = true
 	}
-	if os.Getenv("SALP_BIN") == "" && (!versions[first] || !versions["v-next"]) {
+	if next != salpBin && (!versions[first] || !versions["v-next"]) {
 		r.Errorf("workers are of versions %v, want %s and v-next", versions, first)
 	}
 	if !st.Kernel.InSync || len(st.Kernel.Repairs) > 0 {
@@ -345,4 +346,40 @@ func TestUpgradeFailsLate(t *testing.T) {
 	r.awaitProbe("goes directly after the new program was killed", "10.0.2.2:81", time.Second, isDirect)
 	s.down()
 	r.awaitNobody()
+}
+
+// TestUpgradeTellsSystemd has the service manager hear of an upgrade: reloading with the time, then ready, and never another main process.
+func TestUpgradeTellsSystemd(t *testing.T) {
+	r := newRig(t, 1)
+	path := filepath.Join(r.dir, "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	r.must(err)
+	defer socket.Close()
+	told := &lab.Log{}
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := socket.Read(buf)
+			if err != nil {
+				return
+			}
+			_, _ = told.Write(append(buf[:n:n], '\n'))
+		}
+	}()
+	r.environment = []string{"NOTIFY_SOCKET=" + path}
+	s := r.start(`listeners: {in: {intercept: {interfaces: [g0], ports: [81]}, source: proxy}}`)
+	if out, code := r.command("upgrade", "--run-dir", s.dir, salpBin); code != 0 {
+		t.Fatalf("salp upgrade: %s", out)
+	}
+	s.stop()
+	var states []string
+	for line := range strings.Lines(told.String()) {
+		if name, _, _ := strings.Cut(strings.TrimSpace(line), "="); name != "" && name != "STATUS" {
+			states = append(states, name)
+		}
+	}
+	got := strings.Join(states, " ")
+	if want := "READY RELOADING MONOTONIC_USEC RELOADING MONOTONIC_USEC READY STOPPING"; got != want {
+		t.Errorf("systemd is told %q, want %q:\n%s", got, want, told)
+	}
 }

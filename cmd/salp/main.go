@@ -102,6 +102,7 @@ Start with 'sudo salp demo': it shows the whole in private network namespaces an
 		newPlanCommand(env),
 		newExplainCommand(env),
 		newStatusCommand(env),
+		newTopCommand(env),
 		newFeaturesCommand(env),
 		newReloadCommand(env),
 		newPoolCommand(env),

@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,6 +43,9 @@ its workers, and whether the kernel is as planned. Exits 1 when no gateway runs.
 	return cmd
 }
 
+// statusWidth is how wide what printStatus prints is at most, in characters. Texts that are not Salp's own, as errors, may be longer.
+const statusWidth = 100
+
 func printStatus(w io.Writer, s *admin.Status) {
 	p := painter(w)
 	fmt.Fprintf(w, "%s %s, %s for %s, configuration %s (generation %d)\n",
@@ -51,6 +53,7 @@ func printStatus(w io.Writer, s *admin.Status) {
 	if r := s.Reload; r != nil && !r.Good {
 		fmt.Fprintf(w, "%s at %s; the configuration before it stays in force:\n%s\n", p.red("last reload refused"), r.At.Format(time.DateTime), r.Error)
 	}
+	printUpgrade(w, p, s.Upgrade)
 	printKernel(w, p, s)
 	printWorkers(w, p, s)
 	if len(s.Listeners) > 0 {
@@ -64,6 +67,22 @@ func printStatus(w io.Writer, s *admin.Status) {
 		fmt.Fprintln(w)
 	}
 	printPools(w, p, s.Pools)
+	printLinks(w, p, s.Links)
+}
+
+// printUpgrade tells of the last upgrade what an operator must know: where it is, or why it did not become whole.
+func printUpgrade(w io.Writer, p paint, u *admin.Upgrade) {
+	if u == nil {
+		return
+	}
+	switch u.State {
+	case admin.UpgradeDone:
+		fmt.Fprintf(w, "upgraded at %s from %s\n", u.At.Format(time.DateTime), u.From)
+	case admin.UpgradeRunning:
+		fmt.Fprintf(w, "%s to %s since %s\n", p.yellow("upgrading"), u.Binary, u.At.Format(time.DateTime))
+	default:
+		fmt.Fprintf(w, "%s at %s to %s: %s\n", p.red("last upgrade failed"), u.At.Format(time.DateTime), u.Binary, u.Error)
+	}
 }
 
 func printKernel(w io.Writer, p paint, s *admin.Status) {
@@ -94,12 +113,21 @@ func printKernel(w io.Writer, p paint, s *admin.Status) {
 }
 
 func printWorkers(w io.Writer, p paint, s *admin.Status) {
-	for _, worker := range s.Workers {
-		state := string(worker.State)
-		if worker.State == admin.WorkerHung {
-			state = p.red(state)
+	if len(s.Workers) == 1 && s.Workers[0].State == admin.WorkerRunning {
+		fmt.Fprintf(w, "worker %d: running, %s\n", s.Workers[0].PID, count(int(s.Workers[0].Connections), "connection"))
+	} else if len(s.Workers) > 0 {
+		g := newGrid(p.dim, "WORKER", "STATE", "GENERATION ", "VERSION", "OPEN ", "SINCE")
+		for _, worker := range s.Workers {
+			state := gridCell{string(worker.State), nil}
+			switch worker.State {
+			case admin.WorkerHung:
+				state.paint = p.red
+			case admin.WorkerDraining:
+				state.paint = p.yellow
+			}
+			g.row(fmt.Sprint(worker.PID), state, fmt.Sprint(worker.Generation), worker.Version, fmt.Sprint(worker.Connections), worker.Since.Format(time.DateTime))
 		}
-		fmt.Fprintf(w, "worker %d: %s, generation %d, %s\n", worker.PID, state, worker.Generation, count(int(worker.Connections), "connection"))
+		g.print(w, statusWidth)
 	}
 	if s.Restarts > 0 {
 		fmt.Fprintf(w, "%s since the start\n", p.yellow(count(int(s.Restarts), "worker")+" replaced"))
@@ -107,19 +135,50 @@ func printWorkers(w io.Writer, p paint, s *admin.Status) {
 }
 
 func printListeners(w io.Writer, p paint, listeners []admin.Listener) {
+	if len(listeners) == 0 {
+		return
+	}
 	fmt.Fprintln(w)
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "LISTENER\tMODE\tWHERE\tOPEN\tTOTAL\tIN\tOUT\tERRORS")
+	g := newGrid(p.dim, "LISTENER", "MODE", "WHERE", "OPEN ", "TOTAL ", "IN ", "OUT ", "ERRORS ")
 	for _, l := range listeners {
 		c := l.Counters
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%d\n", l.Name, modeWords(l), where(l), c.Active, c.Accepted, size(c.BytesIn), size(c.BytesOut), total(c.Errors))
+		g.row(l.Name, modeWords(l), where(l), fmt.Sprint(c.Active), fmt.Sprint(c.Accepted), size(c.BytesIn), size(c.BytesOut), fmt.Sprint(total(c.Errors)))
 	}
-	table.Flush()
+	g.print(w, statusWidth)
 	for _, l := range listeners {
 		for _, line := range details(l) {
 			fmt.Fprintf(w, "    %s %s\n", p.dim(l.Name+":"), line)
 		}
 	}
+}
+
+func printLinks(w io.Writer, p paint, links []admin.Link) {
+	if len(links) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	g := newGrid(p.dim, "LINK", "STATE", "INTERFACE", "GATEWAY", "WEIGHT ", "RTT ", "LOSS ", "FLOWS ", "IN ", "OUT ")
+	for _, l := range links {
+		rtt := ""
+		if l.RTT > 0 {
+			rtt = fmt.Sprintf("%.1fms", 1000*l.RTT)
+		}
+		g.row(l.Name, upDown(p, l.Up, l.State), l.Interface, strings.Join(l.Gateways, " "), fmt.Sprint(l.Weight), rtt, fmt.Sprintf("%.0f%%", 100*l.Loss),
+			fmt.Sprint(l.Flows), size(l.BytesIn), size(l.BytesOut))
+	}
+	g.print(w, statusWidth)
+	for _, l := range links {
+		if l.Reason != "" {
+			fmt.Fprintf(w, "    %s %s for %s: %s\n", p.dim(l.Name+":"), l.State, span(time.Since(l.Since)), l.Reason)
+		}
+	}
+}
+
+func upDown(p paint, up bool, text string) gridCell {
+	if up {
+		return gridCell{text, p.green}
+	}
+	return gridCell{text, p.red}
 }
 
 // modeWords tells the mode and what is particular about it.

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"salp/internal/admin"
@@ -15,15 +14,14 @@ func printPools(w io.Writer, p paint, pools []admin.Pool) {
 	if len(pools) == 0 {
 		return
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "POOL\tSERVER\tSTATE\tCHECK\tWEIGHT\tOPEN\tTOTAL\tIN\tOUT\tERRORS\tRETRIED")
+	g := newGrid(p.dim, "POOL", "SERVER", "STATE", "CHECK", "WEIGHT ", "OPEN ", "TOTAL ", "IN ", "OUT ", "ERRORS ", "RETRIED ")
 	for _, pool := range pools {
 		for _, s := range pool.Servers {
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%d\t%s\t%s\t%d\t%d\n", pool.Name, serverWords(s), stateWords(s), checkWords(s.Checked), s.Weight, openWords(s),
-				s.Connections, size(s.BytesIn), size(s.BytesOut), total(s.Errors), s.Retries)
+			g.row(pool.Name, serverWords(s), upDown(p, s.State == control.ServerUp, string(s.State)), checkWords(s.Checked), fmt.Sprint(s.Weight), openWords(s),
+				fmt.Sprint(s.Connections), size(s.BytesIn), size(s.BytesOut), fmt.Sprint(total(s.Errors)), fmt.Sprint(s.Retries))
 		}
 	}
-	table.Flush()
+	g.print(w, statusWidth)
 	for _, pool := range pools {
 		for _, line := range poolDetails(pool) {
 			fmt.Fprintf(w, "    %s %s\n", p.dim(pool.Name+":"), line)
@@ -77,6 +75,9 @@ func poolDetails(pool admin.Pool) []string {
 		lines = append(lines, fmt.Sprintf("no server was fit for %s", count(int(n), "connection")))
 	}
 	for _, s := range pool.Servers {
+		if s.State != control.ServerUp {
+			lines = append(lines, fmt.Sprintf("%s: %s", s.Name, stateWords(s)))
+		}
 		if s.SameNetwork > 0 {
 			lines = append(lines, fmt.Sprintf("%s: %s from clients that it would have answered past Salp; same_network is %s", s.Name, count(int(s.SameNetwork), "connection"), s.Fallback))
 		}

@@ -24,12 +24,14 @@ type Options struct {
 type Scene struct {
 	Name    string
 	Summary string // one line
+	clients int    // in the network; 0: one
+	servers int    // the same
 	run     func(ctx context.Context, s *stage) error
 }
 
 // Scenes returns all scenes, the default one first.
 func Scenes() []Scene {
-	return []Scene{modes, web}
+	return []Scene{modes, mail, web}
 }
 
 // Run shows the named scene ("": the default one). When ctx ends it stops and cleans up as at the end. An error means that the
@@ -39,7 +41,7 @@ func Run(ctx context.Context, name string, o Options) error {
 	if err != nil {
 		return err
 	}
-	s, err := newStage(o)
+	s, err := newStage(o, scene)
 	if err != nil {
 		return err
 	}
@@ -85,7 +87,7 @@ type stage struct {
 	binary string
 }
 
-func newStage(o Options) (s *stage, err error) {
+func newStage(o Options, scene Scene) (s *stage, err error) {
 	s = &stage{page: &page{out: o.Out, color: o.Color}, binary: o.Binary}
 	if s.binary == "" {
 		if s.binary, err = os.Executable(); err != nil {
@@ -98,7 +100,7 @@ func newStage(o Options) (s *stage, err error) {
 		}
 		return nil, err
 	}
-	if s.net, err = s.lab.Standard(1, 1); err != nil {
+	if s.net, err = s.lab.Standard(max(scene.clients, 1), max(scene.servers, 1)); err != nil {
 		return nil, errors.Join(err, s.lab.Close())
 	}
 	if s.dir, err = os.MkdirTemp("", "salp-demo-"); err != nil {

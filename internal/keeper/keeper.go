@@ -359,6 +359,7 @@ func (k *keeper) onWorker(e workerEvent) {
 	case e.paused:
 		k.onPaused(w)
 	case e.gone:
+		w.gone = true
 		if e.err != nil {
 			w.refusal = e.err.Error()
 			w.kill()

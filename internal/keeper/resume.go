@@ -80,6 +80,7 @@ func (k *keeper) recall(s *saved, cfg *config.Config) {
 	}
 	k.servers = k.servers.next(cfg, now)
 	k.servers.commit(now)
+	k.servers.recallDowns(s.Downs)
 	k.watching.stale = true
 	k.reloads = s.Reloads
 	if s.Totals != nil {

@@ -46,6 +46,7 @@ type saved struct {
 	Servers    []control.ServerStats `json:"servers,omitempty"` // totals
 	Pools      []control.PoolStats   `json:"pools,omitempty"`   // totals
 	Tables     []savedTable          `json:"tables,omitempty"`
+	Downs      []savedDowns          `json:"downs,omitempty"`
 	Reload     *admin.Reload         `json:"reload,omitempty"`
 	Reloads    admin.Reloads         `json:"reloads"`
 	Upgrade    admin.Upgrade         `json:"upgrade"` // the one that this is for
@@ -92,7 +93,7 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		Generation: k.generation, Configs: map[uint64][]byte{k.generation: k.cfg.Text}, Ports: k.ports,
 		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)),
 		Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Tables: k.tables.save(), Reload: k.lastReload, Reloads: k.reloads,
-		Upgrade: *k.lastUpgrade, Page: k.page.save(), Repairs: k.repairing.done, Repaired: k.repairing.count,
+		Downs: k.servers.saveDowns(), Upgrade: *k.lastUpgrade, Page: k.page.save(), Repairs: k.repairing.done, Repaired: k.repairing.count,
 	}
 	owner, err := k.kernel.Owner()
 	if err != nil {
@@ -109,6 +110,9 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		s.Sockets = append(s.Sockets, savedSockets{Address: p.address, Transparent: p.transparent, Files: fds})
 	}
 	for _, w := range k.workers {
+		if w.gone {
+			continue // an upgrade waits until it has ended; this is to see whether one could be
+		}
 		s.Configs[w.generation] = w.cfg.Text
 		one := savedWorker{
 			PID: w.pid, Version: w.version, Generation: w.generation, Current: w == k.current, Since: w.since, State: w.state,
@@ -123,6 +127,31 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		s.Workers = append(s.Workers, one)
 	}
 	return s, nil
+}
+
+// savedDowns is how often a server went down.
+type savedDowns struct {
+	Pool    string         `json:"pool"`
+	Server  string         `json:"server"`
+	Address netip.AddrPort `json:"address"`
+	Downs   uint64         `json:"downs"`
+}
+
+func (s *servers) saveDowns() (all []savedDowns) {
+	for _, one := range s.all {
+		if one.downs > 0 {
+			all = append(all, savedDowns{one.pool, one.server, one.address, one.downs})
+		}
+	}
+	return all
+}
+
+func (s *servers) recallDowns(all []savedDowns) {
+	for _, d := range all {
+		if one := s.byKey[serverKey{d.Pool, d.Server, d.Address}]; one != nil {
+			one.downs = d.Downs
+		}
+	}
 }
 
 // descriptor returns the number of a file's descriptor and leaves its mode alone, which os.File.Fd does not promise.

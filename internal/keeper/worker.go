@@ -54,6 +54,7 @@ type worker struct {
 	shares   bool      // it was told that others have connections to its servers
 	cut      int       // connections reset at the end of its drain
 	refusal  string    // why the keeper ended it itself, for the log
+	gone     bool      // its control socket has closed, and its end is awaited
 	hurried  bool      // its drain was cut short
 	again    bool      // it is to be listened to again as soon as its listener pauses
 	contents *contents // files that it cannot open itself
