@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -81,19 +82,18 @@ func printLinks(w io.Writer, links []admin.Link, now time.Time) {
 	for _, l := range links {
 		flows, bytes = flows+l.Flows, bytes+l.BytesIn+l.BytesOut
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "LINK\tSTATE\tFOR\tINTERFACE\tADDRESS\tGATEWAY\tSHARE\tLOSS\tRTT\tFLOWS\tIN\tOUT")
+	g := newGrid(p.dim, "LINK", "STATE", "INTERFACE", "GATEWAY", "SHARE ", "LOSS ", "RTT ", "FLOWS ", "IN ", "OUT ")
 	for _, l := range links {
 		loss, rtt := "-", "-"
 		if l.Checked {
-			loss, rtt = fmt.Sprintf("%.0f %%", 100*l.Loss), rttWords(l.RTT)
+			loss, rtt = fmt.Sprintf("%.0f%%", 100*l.Loss), rttWords(l.RTT)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.State, span(now.Sub(l.Since)), l.Interface, firstOf(l.Addresses),
-			firstOf(l.Gateways), 100*l.Share, loss, rtt, partOf(l.Flows, flows), size(l.BytesIn), size(l.BytesOut))
+		g.row(l.Name, upDown(p, l.Up, l.State), l.Interface, firstOf(l.Gateways), fmt.Sprintf("%.0f%%", 100*l.Share),
+			loss, rtt, partOf(l.Flows, flows), size(l.BytesIn), size(l.BytesOut))
 	}
-	table.Flush()
+	g.print(w, statusWidth)
 	for _, l := range links {
-		for _, line := range linkNotes(l) {
+		for _, line := range linkNotes(l, now) {
 			fmt.Fprintf(w, "    %s %s\n", p.dim(l.Name+":"), line)
 		}
 	}
@@ -118,14 +118,16 @@ func partOf(n, of uint64) string {
 	if of == 0 {
 		return "0"
 	}
-	return fmt.Sprintf("%d (%.0f %%)", n, 100*float64(n)/float64(of))
+	return fmt.Sprintf("%d (%.0f%%)", n, 100*float64(n)/float64(of))
 }
 
 // linkNotes lists what is particular about a link.
-func linkNotes(l admin.Link) []string {
+func linkNotes(l admin.Link, now time.Time) []string {
 	var notes []string
-	if l.Reason != "" {
-		notes = append(notes, l.Reason)
+	if words := l.State + " for " + span(now.Sub(l.Since)); l.Reason != "" {
+		notes = append(notes, words+": "+l.Reason)
+	} else if !l.Up {
+		notes = append(notes, words)
 	}
 	if l.Flapping {
 		notes = append(notes, "it comes and goes, and stays down until it has been good for a while")
@@ -138,8 +140,8 @@ func linkNotes(l admin.Link) []string {
 			notes = append(notes, t.Name+": "+t.Error)
 		}
 	}
-	if len(l.Addresses) > 1 {
-		notes = append(notes, fmt.Sprintf("more addresses: %v", l.Addresses[1:]))
+	if len(l.Addresses) > 0 {
+		notes = append(notes, "its addresses: "+strings.Join(l.Addresses, " "))
 	}
 	if l.Leaked > 0 {
 		notes = append(notes, fmt.Sprintf("%d packets dropped whose source is not the link's", l.Leaked))

@@ -101,5 +101,5 @@ func checkWords(c *admin.Checked) string {
 	case c.Error != "":
 		return "failed"
 	}
-	return "good in " + time.Duration(c.Took*float64(time.Second)).Round(10*time.Microsecond).String()
+	return time.Duration(c.Took * float64(time.Second)).Round(10 * time.Microsecond).String()
 }

@@ -67,7 +67,6 @@ func printStatus(w io.Writer, s *admin.Status) {
 		fmt.Fprintln(w)
 	}
 	printPools(w, p, s.Pools)
-	printLinks(w, p, s.Links)
 }
 
 // printUpgrade tells of the last upgrade what an operator must know: where it is, or why it did not become whole.
@@ -148,28 +147,6 @@ func printListeners(w io.Writer, p paint, listeners []admin.Listener) {
 	for _, l := range listeners {
 		for _, line := range details(l) {
 			fmt.Fprintf(w, "    %s %s\n", p.dim(l.Name+":"), line)
-		}
-	}
-}
-
-func printLinks(w io.Writer, p paint, links []admin.Link) {
-	if len(links) == 0 {
-		return
-	}
-	fmt.Fprintln(w)
-	g := newGrid(p.dim, "LINK", "STATE", "INTERFACE", "GATEWAY", "WEIGHT ", "RTT ", "LOSS ", "FLOWS ", "IN ", "OUT ")
-	for _, l := range links {
-		rtt := ""
-		if l.RTT > 0 {
-			rtt = fmt.Sprintf("%.1fms", 1000*l.RTT)
-		}
-		g.row(l.Name, upDown(p, l.Up, l.State), l.Interface, strings.Join(l.Gateways, " "), fmt.Sprint(l.Weight), rtt, fmt.Sprintf("%.0f%%", 100*l.Loss),
-			fmt.Sprint(l.Flows), size(l.BytesIn), size(l.BytesOut))
-	}
-	g.print(w, statusWidth)
-	for _, l := range links {
-		if l.Reason != "" {
-			fmt.Fprintf(w, "    %s %s for %s: %s\n", p.dim(l.Name+":"), l.State, span(time.Since(l.Since)), l.Reason)
 		}
 	}
 }

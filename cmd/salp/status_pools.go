@@ -14,11 +14,12 @@ func printPools(w io.Writer, p paint, pools []admin.Pool) {
 	if len(pools) == 0 {
 		return
 	}
-	g := newGrid(p.dim, "POOL", "SERVER", "STATE", "CHECK", "WEIGHT ", "OPEN ", "TOTAL ", "IN ", "OUT ", "ERRORS ", "RETRIED ")
+	g := newGrid(p.dim, "POOL", "STATE", "CHECK", "OPEN ", "TOTAL ", "IN ", "OUT ", "ERRORS ")
 	for _, pool := range pools {
+		g.row(gridCell{poolWords(pool), p.bold})
 		for _, s := range pool.Servers {
-			g.row(pool.Name, serverWords(s), upDown(p, s.State == control.ServerUp, string(s.State)), checkWords(s.Checked), fmt.Sprint(s.Weight), openWords(s),
-				fmt.Sprint(s.Connections), size(s.BytesIn), size(s.BytesOut), fmt.Sprint(total(s.Errors)), fmt.Sprint(s.Retries))
+			g.row("  "+serverWords(s), upDown(p, s.State == control.ServerUp, string(s.State)), checkWords(s.Checked), openWords(s),
+				fmt.Sprint(s.Connections), size(s.BytesIn), size(s.BytesOut), fmt.Sprint(total(s.Errors)))
 		}
 	}
 	g.print(w, statusWidth)
@@ -29,6 +30,15 @@ func printPools(w io.Writer, p paint, pools []admin.Pool) {
 	}
 }
 
+// poolWords names a pool, and tells how it chooses.
+func poolWords(p admin.Pool) string {
+	words := p.Name + ", " + p.Balance
+	if p.Via != "" {
+		words += ", by the " + p.Via
+	}
+	return words
+}
+
 // serverWords names a server, and its address where that is not its name.
 func serverWords(s admin.PoolServer) string {
 	words := s.Name
@@ -37,6 +47,9 @@ func serverWords(s admin.PoolServer) string {
 		words += " (no address)"
 	case s.Address != s.Name:
 		words += " (" + s.Address + ")"
+	}
+	if s.Weight != 1 {
+		words += fmt.Sprintf(", weight %d", s.Weight)
 	}
 	if s.Backup {
 		words += ", backup"
@@ -77,6 +90,9 @@ func poolDetails(pool admin.Pool) []string {
 	for _, s := range pool.Servers {
 		if s.State != control.ServerUp {
 			lines = append(lines, fmt.Sprintf("%s: %s", s.Name, stateWords(s)))
+		}
+		if s.Retries > 0 {
+			lines = append(lines, fmt.Sprintf("%s: %s went on to another server", s.Name, count(int(s.Retries), "connect")))
 		}
 		if s.SameNetwork > 0 {
 			lines = append(lines, fmt.Sprintf("%s: %s from clients that it would have answered past Salp; same_network is %s", s.Name, count(int(s.SameNetwork), "connection"), s.Fallback))

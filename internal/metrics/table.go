@@ -237,13 +237,17 @@ func servers(values func(*admin.Pool, *admin.PoolServer, emit)) func(*admin.Stat
 
 var linkFamilies = []family{
 	ofLink("salp_link_up", "Whether a link is used (1) or not (0).", gauge, func(l *admin.Link) float64 { return truth(l.Up) }),
-	ofLink("salp_link_weight", "The share of a link now.", gauge, func(l *admin.Link) float64 { return float64(l.Weight) }),
+	ofLink("salp_link_weight", "The share of a link as configured.", gauge, func(l *admin.Link) float64 { return float64(l.Weight) }),
+	ofLink("salp_link_share_ratio", "The share of new flows that a link gets now of those that are spread over all links, 0 to 1.", gauge,
+		func(l *admin.Link) float64 { return l.Share }),
 	ofLink("salp_link_rtt_seconds", "Mean round trip of the last probes through a link; 0 when it is not known.", gauge, func(l *admin.Link) float64 { return l.RTT }),
 	ofLink("salp_link_loss_ratio", "Share of the last probes through a link that were lost, 0 to 1.", gauge, func(l *admin.Link) float64 { return l.Loss }),
 	ofLink("salp_link_downs_total", "How often a link went down.", counter, func(l *admin.Link) float64 { return float64(l.Downs) }),
 	ofLink("salp_link_flows_total", "Flows that were sent over a link.", counter, func(l *admin.Link) float64 { return float64(l.Flows) }),
 	ofLink("salp_link_bytes_in_total", "Bytes that came by a link.", counter, func(l *admin.Link) float64 { return float64(l.BytesIn) }),
 	ofLink("salp_link_bytes_out_total", "Bytes that went by a link.", counter, func(l *admin.Link) float64 { return float64(l.BytesOut) }),
+	ofLink("salp_link_leaked_packets_total", "Packets that were dropped because they would have left with a source that is not the link's.", counter,
+		func(l *admin.Link) float64 { return float64(l.Leaked) }),
 }
 
 func ofLink(name, help string, kind prometheus.ValueType, value func(*admin.Link) float64) family {
