@@ -48,7 +48,7 @@ func demoMail(t *testing.T, dir string) {
 	if took > patience {
 		t.Errorf("the demo took %v", took)
 	}
-	for _, want := range []string{"connect from 10.0.1.33", "no new session failed", "upgraded from"} {
+	for _, want := range []string{"connect from 10.0.1.33", "no new session failed", "upgraded from", "via: kernel"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the demo does not show %q", want)
 		}

@@ -84,7 +84,7 @@ func TestMailExample(t *testing.T) {
 		session()
 	}
 	out, code := r.command("status", "--run-dir", s.dir)
-	if code != 0 || !strings.Contains(out, "10.0.2.3:25") || !strings.Contains(out, "went on to another server") {
+	if code != 0 || !strings.Contains(out, "10.0.2.3:25") || !strings.Contains(out, "mail, least-connections") {
 		t.Errorf("salp status: exit %d:\n%s", code, out)
 	}
 	for _, c := range open {

@@ -18,12 +18,12 @@ import (
 
 var mail = Scene{
 	Name:    "mail",
-	Summary: "a mail cluster that sees its senders: a server killed, one drained, a reload and an upgrade under load",
+	Summary: "a mail cluster that sees its senders: a server killed, one drained, a reload and an upgrade under load; then by the kernel path",
 	clients: 2, servers: 3,
 	run: showMail,
 }
 
-// mailFile is the configuration of the gateway.
+// mailFile is the configuration of the first half, kernelFile of the second.
 const mailFile = `drain: 2s
 listeners:
   smtp:
@@ -33,6 +33,20 @@ listeners:
 pools:
   mail:
     balance: least-connections
+    servers: ["10.0.2.2:25", "10.0.2.3:25", "10.0.2.4:25"]
+    check: {every: 200ms, timeout: 200ms, rise: 1, fall: 1, expect: "220 "}
+`
+
+const kernelFile = `drain: 2s
+listeners:
+  smtp:
+    listen: ["10.0.1.1:25"]
+    via: kernel
+    source: client
+    pool: mail
+pools:
+  mail:
+    balance: source
     servers: ["10.0.2.2:25", "10.0.2.3:25", "10.0.2.4:25"]
     check: {every: 200ms, timeout: 200ms, rise: 1, fall: 1, expect: "220 "}
 `
@@ -69,7 +83,7 @@ func showMail(ctx context.Context, s *stage) error {
 	if c.gateway, err = s.startGateway(ctx, mailFile); err != nil {
 		return err
 	}
-	for _, act := range []func(context.Context) error{c.showSenders, c.killOne, c.drainOne, c.reloadAndUpgrade} {
+	for _, act := range []func(context.Context) error{c.showSenders, c.killOne, c.drainOne, c.reloadAndUpgrade, c.byKernel} {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -333,6 +347,36 @@ func (c *cluster) reloadAndUpgrade(ctx context.Context) error {
 	}
 	pause(ctx, settle)
 	return c.finish(load, time.Time{}, 0)
+}
+
+// byKernel shows the same without a process in the way of the bytes.
+func (c *cluster) byKernel(ctx context.Context) error {
+	p := c.page
+	p.heading(c.number, "The same by the kernel", "via: kernel sends connections to servers by nft maps. No program touches a byte; Salp watches the servers.")
+	p.blank()
+	p.block(snippet(kernelFile, "smtp"))
+	if err := errors.Join(os.WriteFile(c.gateway.file, []byte(kernelFile), 0o644), c.command(ctx, "reload")); err != nil {
+		return err
+	}
+	if _, err := c.await(ctx, 3); err != nil {
+		return err
+	}
+	if err := c.eachSends(); err != nil {
+		return err
+	}
+	p.blank()
+	p.line("    mx2 is killed under load: nobody tries another server for a connection that it refuses, until its check has failed.")
+	if err := c.kill(ctx, 5*time.Second); err != nil {
+		return err
+	}
+	p.blank()
+	if err := c.drain(ctx); err != nil {
+		return err
+	}
+	if st, err := c.gateway.status(ctx); err == nil && len(st.Workers) > 0 {
+		p.line("    %s", p.dim("(a worker of before still drains)"))
+	}
+	return nil
 }
 
 // end removes the gateway.
