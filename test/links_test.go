@@ -200,5 +200,51 @@ func TestOfficeLinks(t *testing.T) {
 	o.wantAsBefore(before)
 }
 
+// TestUpgradeWithLinks upgrades while flows are on both links: they go on, no rule changes, and no counter goes back.
+func TestUpgradeWithLinks(t *testing.T) {
+	o := newOffice(t, 20)
+	s := o.start(linksFile(t))
+	s.checked()
+	var held []*conversation
+	for i := range 20 {
+		v, _ := o.tell(fmt.Sprintf("203.0.113.%d:80", 10+i))
+		held = append(held, v)
+	}
+	st, err := s.status()
+	o.must(err)
+	before := st.Links
+	pid := st.PID
+	for range 3 {
+		if out, code := o.command("upgrade", "--run-dir", s.dir, salpBin); code != 0 {
+			t.Fatalf("salp upgrade: %s", out)
+		}
+		for _, v := range held {
+			v.exchange("over the upgrade")
+		}
+		st, err = s.status()
+		o.must(err)
+		for i, l := range st.Links {
+			was := before[i]
+			if l.State != "up" || !l.Since.Equal(was.Since) || l.Flows < was.Flows || l.BytesIn < was.BytesIn || l.BytesOut < was.BytesOut {
+				t.Errorf("link before: %+v\nafter: %+v", was, l)
+			}
+		}
+		before = st.Links
+		if link := o.by(o.net.Client, "", "203.0.113.10:25"); link != "embratel" {
+			t.Errorf("a pinned flow went by %s", link)
+		}
+	}
+	if st.PID != pid || !st.Kernel.InSync || st.Upgrade.Number != 3 {
+		t.Errorf("status: %+v", st)
+	}
+	if log := s.log.String(); strings.Contains(log, "kernel follows") || strings.Contains(log, "kernel repaired") {
+		t.Error("the kernel was changed")
+	}
+	for _, v := range held {
+		v.conn.Close()
+	}
+	s.stop()
+}
+
 var _ = net.IPv4zero
 var _ = context.Background

@@ -252,13 +252,6 @@ func (k *keeper) recallLinks() []link.Saved {
 	return known
 }
 
-// beginLinks begins to look after the links of a configuration that was in force when another program took this one's place.
-func (k *keeper) beginLinks(cfg *config.Config, now time.Time) error {
-	l, err := newLinks(cfg, k.recallLinks(), nil, now)
-	k.links = l
-	return err
-}
-
 // adoptLinks puts the links of a provision in force. What became of them while it was prepared counts. The flows of links that have other
 // numbers now are forgotten: the marks that they carry name other links.
 func (k *keeper) adoptLinks(p *provision) {

@@ -75,8 +75,12 @@ func (k *keeper) recall(s *saved, cfg *config.Config) {
 	k.since, k.cfg, k.generation, k.ports = s.Since, cfg, s.Generation, s.Ports
 	k.restarts, k.lastReload, k.repairing.done, k.repairing.count = s.Restarts, s.Reload, s.Repairs, s.Repaired
 	now := time.Now()
-	if err := k.beginLinks(cfg, now); err != nil {
+	var err error
+	if k.links, err = newLinks(cfg, s.Links.Known, s.Links.Names, now); err != nil {
 		k.log.Warn("lists of addresses for links", "error", err)
+	}
+	if s.Links.Began != nil {
+		k.links.began = s.Links.Began
 	}
 	k.servers = k.servers.next(cfg, now)
 	k.servers.commit(now)

@@ -14,6 +14,7 @@ import (
 	"salp/internal/admin"
 	"salp/internal/config"
 	"salp/internal/control"
+	"salp/internal/link"
 )
 
 // SavedFormat is the number of the form in which a keeper leaves its state to the program that takes its place; SavedOldest is the oldest form
@@ -47,6 +48,7 @@ type saved struct {
 	Pools      []control.PoolStats   `json:"pools,omitempty"`   // totals
 	Tables     []savedTable          `json:"tables,omitempty"`
 	Downs      []savedDowns          `json:"downs,omitempty"`
+	Links      savedLinks            `json:"links"`
 	Reload     *admin.Reload         `json:"reload,omitempty"`
 	Reloads    admin.Reloads         `json:"reloads"`
 	Upgrade    admin.Upgrade         `json:"upgrade"` // the one that this is for
@@ -93,7 +95,7 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		Generation: k.generation, Configs: map[uint64][]byte{k.generation: k.cfg.Text}, Ports: k.ports,
 		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)),
 		Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Tables: k.tables.save(), Reload: k.lastReload, Reloads: k.reloads,
-		Downs: k.servers.saveDowns(), Upgrade: *k.lastUpgrade, Page: k.page.save(), Repairs: k.repairing.done, Repaired: k.repairing.count,
+		Downs: k.servers.saveDowns(), Links: k.links.save(), Upgrade: *k.lastUpgrade, Page: k.page.save(), Repairs: k.repairing.done, Repaired: k.repairing.count,
 	}
 	owner, err := k.kernel.Owner()
 	if err != nil {
@@ -127,6 +129,20 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		s.Workers = append(s.Workers, one)
 	}
 	return s, nil
+}
+
+// savedLinks is what is known of links, beside what the kernel has.
+type savedLinks struct {
+	Known []link.Saved            `json:"known,omitempty"`
+	Names map[string][]netip.Addr `json:"names,omitempty"`
+	Began map[string]link.Traffic `json:"began,omitempty"` // see links.began
+}
+
+func (l *links) save() savedLinks {
+	if !l.any() {
+		return savedLinks{}
+	}
+	return savedLinks{Known: l.set.Saved(), Names: l.names, Began: l.began}
 }
 
 // savedDowns is how often a server went down.
