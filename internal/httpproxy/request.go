@@ -150,10 +150,12 @@ func (c *conn) forward(l *engine.Loop, r *http1.Request, data []byte, n int) boo
 	c.noteServer()
 	ex.in += int64(taken)
 	c.state, c.since = exchanging, l.Now()
-	up.uses++
-	if up.uses == 2 && !up.plain {
-		sock.SetNoDelay(int(up.fd))
-		up.plain = true
+	if up.uses++; up.uses > 1 {
+		p.Counters.Reused++
+		if !up.plain {
+			sock.SetNoDelay(int(up.fd))
+			up.plain = true
+		}
 	}
 	failed := ex.req.send(l, up.fd, out)
 	c.keep(l, data[n+taken:])

@@ -101,7 +101,6 @@ func (p *Proxy) reuse(l *engine.Loop, e *pool.Endpoint) bool {
 
 func (c *conn) adopt(up *upstream) {
 	c.up, up.conn = up, c
-	c.proxy.Counters.Reused++
 }
 
 // Handle implements engine.Handler.
