@@ -367,4 +367,3 @@ http { access_log off; client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/p
 		}
 	}
 }
-

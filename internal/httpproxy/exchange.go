@@ -12,7 +12,8 @@ import (
 // exchange is a request and its response, while they are under way.
 type exchange struct {
 	next *exchange
-	head []byte // the request's head as it came, in a lent buffer
+	head []byte // the request's head as it came, in room or in a lent buffer
+	room []byte // the exchange's own, for heads of the usual size
 	out  []byte // the part of the response's head that has come in, in a lent buffer
 	req  stream
 	resp stream
@@ -71,7 +72,12 @@ func (c *conn) begun(l *engine.Loop) *exchange {
 	return c.ex
 }
 
-const spareExchanges = 256
+const (
+	// spareExchanges bounds the structs, and their rooms, that a loop keeps for new exchanges.
+	spareExchanges = 128
+	// usualHead is how large a head is kept in an exchange's own room.
+	usualHead = 2 << 10
+)
 
 func (p *Proxy) exchange() *exchange {
 	w := p.work
@@ -86,11 +92,13 @@ func (p *Proxy) exchange() *exchange {
 
 // drop gives back what the exchange has borrowed.
 func (ex *exchange) drop(l *engine.Loop) {
-	for _, b := range [...]*[]byte{&ex.head, &ex.out} {
-		if *b != nil {
-			l.Return(*b)
-			*b = nil
-		}
+	if len(ex.head) > usualHead {
+		l.Return(ex.head)
+	}
+	ex.head = nil
+	if ex.out != nil {
+		l.Return(ex.out)
+		ex.out = nil
 	}
 	ex.req.drop(l)
 	ex.resp.drop(l)
@@ -102,7 +110,7 @@ func (c *conn) done(l *engine.Loop) {
 	ex.drop(l)
 	c.ex, c.asked = nil, false
 	if w.spare < spareExchanges {
-		*ex = exchange{next: w.free, fields: ex.fields[:0]}
+		*ex = exchange{next: w.free, fields: ex.fields[:0], room: ex.room}
 		w.free = ex
 		w.spare++
 	}

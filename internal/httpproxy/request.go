@@ -117,7 +117,7 @@ func (c *conn) connected(l *engine.Loop) {
 // note takes down of a request what is needed when its bytes are gone.
 func (ex *exchange) note(l *engine.Loop, r *http1.Request) {
 	if ex.head == nil {
-		ex.head = append(lend(l, len(r.Raw)), r.Raw...)
+		ex.keep(l, r.Raw)
 	}
 	ex.parsed = true
 	ex.minor = r.Minor
@@ -125,6 +125,16 @@ func (ex *exchange) note(l *engine.Loop, r *http1.Request) {
 	ex.headOnly = r.HeadOnly
 	ex.connect = r.Connect
 	ex.req.body = r.Body()
+}
+
+// keep holds the request's head.
+func (ex *exchange) keep(l *engine.Loop, head []byte) {
+	if len(head) > usualHead {
+		ex.head = append(lend(l, len(head)), head...)
+		return
+	}
+	ex.room = append(ex.room[:0], head...)
+	ex.head = ex.room
 }
 
 // forward sends the request to the server, with as much of its body as is there.
