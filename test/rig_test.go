@@ -362,3 +362,5 @@ func isThrough(direct bool, err error) bool { return !direct && err == nil }
 func isRefused(_ bool, err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
+
+func writeFile(name, text string) error { return os.WriteFile(name, []byte(text), 0o644) }
