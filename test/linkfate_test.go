@@ -392,7 +392,9 @@ func TestLinkRulesDeleted(t *testing.T) {
 	o.must(o.net.Gateway.Addr("wan2", "198.51.100.10/24"))
 	back("address")
 	o.must(o.net.Gateway.Down("wan2"))
-	s.await("one link", func(st *admin.Status) bool { return strings.Contains(linkStates(st), "embratel down") && st.Kernel.InSync })
+	s.await("one link", func(st *admin.Status) bool {
+		return strings.Contains(linkStates(st), "embratel down") && st.Kernel.InSync
+	})
 	if by := o.by(o.net.Client, "", "203.0.113.10:80"); by != "virtua" {
 		t.Errorf("wan2 is down: by %s", by)
 	}
