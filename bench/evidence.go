@@ -72,13 +72,32 @@ func (e evidence) relayed() error {
 
 // forwarded says why this is not the evidence of forwarding without a proxy.
 func (e evidence) forwarded() error {
+	if err := e.noProxy(); err != nil {
+		return err
+	}
+	return e.sawOnly(e.clients...)
+}
+
+// translated says why this is not the evidence of forwarding with addresses translated.
+func (e evidence) translated() error {
+	if err := e.noProxy(); err != nil {
+		return err
+	}
+	if e.mode == transparent {
+		return e.sawOnly(e.clients...)
+	}
+	return e.sawOnly(e.outside)
+}
+
+// noProxy says which connections ended at the gateway, or were not forwarded.
+func (e evidence) noProxy() error {
 	if e.gateway.PassiveOpens != 0 || e.gateway.ActiveOpens != 0 {
 		return fmt.Errorf("the gateway accepted %d and made %d connections", e.gateway.PassiveOpens, e.gateway.ActiveOpens)
 	}
 	if e.gateway.Forwarded < e.answered {
 		return fmt.Errorf("the gateway forwarded %d packets for %d connections", e.gateway.Forwarded, e.answered)
 	}
-	return e.sawOnly(e.clients...)
+	return nil
 }
 
 // sawOnly checks the addresses that the server saw.

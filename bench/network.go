@@ -124,6 +124,9 @@ func (n *network) close() error { return errors.Join(n.Lab.Close(), os.RemoveAll
 
 // target is what clients dial.
 func (n *network) target(p peer, m mode) netip.AddrPort {
+	if s, isSalp := p.(*salpPeer); isSalp && s.kernel {
+		return n.inside
+	}
 	if _, isDirect := p.(*direct); isDirect || m == transparent {
 		return n.server
 	}

@@ -52,6 +52,8 @@ func contenders(salp string) []contender {
 		{name: "trafficserver", note: "no cache, no log", modes: modes, carries: speaksHTTP, missing: needs("traffic_server", "nft", "ip"),
 			version: trafficServerVersion, make: func() peer { return &trafficServer{} }},
 		{name: "salp", modes: modes, missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp} }},
+		{name: "salp-kernel", note: "via: kernel; where the client's address is kept, clients dial the gateway all the same", modes: modes, carries: opaque,
+			missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp, kernel: true} }},
 	}
 }
 

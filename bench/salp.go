@@ -16,6 +16,7 @@ import (
 type salpPeer struct {
 	program
 	binary string
+	kernel bool // the kernel path
 }
 
 const (
@@ -41,7 +42,25 @@ pools:
 `
 )
 
+const salpKernel = `listeners:
+  bench:
+    listen: ["%s"]
+    via: kernel
+    source: %s
+    pool: servers
+pools:
+  servers:
+    servers: ["%s"]
+`
+
 func (s *salpPeer) config(n *network, m mode) string {
+	if s.kernel {
+		source := "proxy"
+		if m == transparent {
+			source = "client"
+		}
+		return fmt.Sprintf(salpKernel, n.inside, source, n.server)
+	}
 	protocol := "tcp"
 	if n.http {
 		protocol = "http"
@@ -69,6 +88,14 @@ func (s *salpPeer) start(ctx context.Context, n *network, m mode) error {
 		return err
 	}
 	return s.until(ctx, func() (bool, error) { return toldReady(ready) })
+}
+
+// prove wants connections that were forwarded when the kernel has carried them.
+func (s *salpPeer) prove(e evidence) error {
+	if s.kernel {
+		return e.translated()
+	}
+	return e.proxied()
 }
 
 // toldReady looks whether READY=1 has been sent. (sd_notify(3))

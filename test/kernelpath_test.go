@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -277,6 +278,57 @@ pools:
 	}
 	if _, counts := r.ask("udp", "[fd00:1::1]:53", 20, manyV6); counts["1"] != 10 {
 		t.Errorf("IPv6 afterwards: %v", counts)
+	}
+}
+
+// A client that keeps its UDP port stays with its server, and is with the other as soon as that one is down: it would never notice by itself.
+func TestKernelPathUDPServerFails(t *testing.T) {
+	r := newKernelRig(t, 2)
+	for i, h := range r.net.Servers {
+		closeIt, err := h.AnswerUDP(fmt.Sprintf("10.0.2.%d:53", i+2), fmt.Sprint(i+1))
+		r.must(err)
+		t.Cleanup(func() { _ = closeIt() })
+	}
+	s := r.start(`listeners:
+  dns: {listen: ["10.0.1.1:53"], via: kernel, transport: udp, pool: dns}
+pools:
+  dns: {servers: ["10.0.2.2:53", "10.0.2.3:53"], check: {every: 1s, timeout: 500ms, rise: 1, fall: 1, port: 25}}
+`)
+	var c net.Conn
+	r.must(r.net.Client().Do(func() (err error) { c, err = net.Dial("udp", "10.0.1.1:53"); return err }))
+	defer c.Close()
+	ask := func() (string, error) {
+		b := make([]byte, 16)
+		err := c.SetDeadline(time.Now().Add(time.Second))
+		if err == nil {
+			_, err = c.Write([]byte{'?'})
+		}
+		if err != nil {
+			return "", err
+		}
+		n, err := c.Read(b)
+		return string(b[:n]), err
+	}
+	first, err := ask()
+	r.must(err)
+	for range 20 {
+		if again, err := ask(); err != nil || again != first {
+			t.Fatalf("server %s answers after %s, %v", again, first, err)
+		}
+	}
+	at, other := 0, "2"
+	if first == "2" {
+		at, other = 1, "1"
+	}
+	r.servers[at].Close() // what is checked
+	s.await("without the server", func(st *admin.Status) bool { return st.Pools[0].Servers[at].State == control.ServerDown })
+	for end := time.Now().Add(5 * time.Second); ; {
+		if now, err := ask(); err == nil && now == other {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the client is still with the server that is down")
+		}
 	}
 }
 

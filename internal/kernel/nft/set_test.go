@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,6 +55,14 @@ func TestBadElements(t *testing.T) {
 		{Type: "ifname", Elements: []string{"a-name-that-is-too-long"}},
 		{Type: "inet_proto", Elements: []string{"carrier-pigeon"}},
 		{Type: "weather", Elements: []string{"rain"}},
+		{Type: "ipv4_addr . weather", Elements: []string{"10.0.0.1 . rain"}},
+		{Type: "ipv4_addr . inet_service", Elements: []string{"10.0.0.1"}},
+		{Type: "ipv4_addr . inet_service", Elements: []string{"10.0.0.1 . 80-90"}},
+		{Type: "mark", Interval: true, Elements: []string{"1-2"}},
+		{Type: "mark", Elements: []string{"1 : accept"}},
+		{Type: "mark", Data: "verdict", Elements: []string{"1"}},
+		{Type: "mark", Data: "verdict", Elements: []string{"1 : jump"}},
+		{Type: "mark", Data: "ipv4_addr . inet_service", Elements: []string{"1 : 10.0.0.1 . 80-90"}},
 	} {
 		s.Name = "s"
 		if es, err := elements(s); err == nil {
@@ -66,7 +75,12 @@ func TestBadRules(t *testing.T) {
 	for _, e := range []plan.Expr{
 		plan.IIFName{}, plan.IIFName{Names: []string{"a-name-that-is-too-long"}}, plan.L4Proto{}, plan.DPort{},
 		plan.DPort{Ranges: []plan.PortRange{{First: 9, Last: 8}}}, plan.DaddrType{}, plan.DaddrType{Types: []string{"sideways"}},
-		plan.Daddr{}, plan.Verdict{Word: "maybe"},
+		plan.Daddr{}, plan.Saddr{}, plan.Verdict{Word: "maybe"}, plan.SPort{}, plan.OIFName{},
+		plan.In{Set: "s"}, plan.In{Key: plan.Fields{"ip colour"}, Set: "s"}, plan.VMap{Map: "m"}, plan.VMap{Key: plan.NumGen{Mod: 2}, Entries: []plan.VerdictRange{{Do: plan.Counter{}}}},
+		plan.CTState{States: []string{"old"}}, plan.CTState{}, plan.CTStatus{Bits: []string{"fine"}}, plan.SaddrType{}, plan.DSCP{Family: plan.IPv4, Value: 64},
+		plan.DNAT{Family: plan.IPv4, To: netip.MustParseAddrPort("[::1]:1")}, plan.DNAT{Family: plan.IPv4, Map: "m"}, plan.SNATPrefix{},
+		plan.SNATPrefix{Pairs: []plan.PrefixPair{{From: netip.MustParsePrefix("fd00::/64"), To: netip.MustParsePrefix("10.0.0.0/8")}}},
+		plan.RateOver{}, plan.RateUnder{Rate: plan.Rate{Count: 1, Per: "year", Burst: 1}}, plan.Meter{Set: "s", Key: plan.Fields{plan.IPSaddr}}, plan.Meter{Set: "s", Connections: 1},
 	} {
 		if r, err := compile(plan.NFTRule{Exprs: []plan.Expr{e}}, nil); err == nil {
 			t.Errorf("%#v became %v", e, r.canonical())
@@ -125,6 +139,9 @@ func TestCanonicalTellsRulesApart(t *testing.T) {
 	note(plan.Jump{Chain: "b"})
 	for word := range verdicts {
 		note(plan.Verdict{Word: word})
+	}
+	for _, r := range slices.Concat(gatewayTable().Chains[2].Rules, gatewayTable().Chains[3].Rules, gatewayTable().Chains[5].Rules, gatewayTable().Chains[6].Rules) {
+		note(r.Exprs...)
 	}
 	for _, ranges := range [][]plan.PortRange{{{First: 80, Last: 80}}, {{First: 80, Last: 81}}, {{First: 80, Last: 80}, {First: 81, Last: 81}}, {{First: 80, Last: 80}, {First: 90, Last: 99}}} {
 		note(plan.DPort{Ranges: ranges})
