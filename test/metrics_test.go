@@ -70,8 +70,10 @@ metrics: {listen: "10.0.1.1:9101", from: [10.0.1.0/24]}
 listeners:
   in: {intercept: {interfaces: [g0], ports: [80]}, source: proxy}
   web: {listen: ["10.0.1.1:8000"], pool: web, limits: {connections: 100}}
+  fast: {listen: ["10.0.1.1:8001"], via: kernel, source: client, pool: fast}
 pools:
   web: {servers: ["10.0.2.2:80", "10.0.2.3:80"], check: {every: 200ms}}
+  fast: {servers: ["10.0.2.2:80", {address: "10.0.2.3:80", weight: 2}]}
 `
 	s := r.start(configuration)
 	last := map[string]float64{}
@@ -105,7 +107,7 @@ pools:
 	}
 	connect := func() {
 		t.Helper()
-		for _, to := range []string{"10.0.2.2:80", "10.0.1.1:8000", "10.0.1.1:8000"} {
+		for _, to := range []string{"10.0.2.2:80", "10.0.1.1:8000", "10.0.1.1:8000", "10.0.1.1:8001"} {
 			v, _ := r.tell(to)
 			v.conn.Close()
 		}
@@ -136,13 +138,14 @@ pools:
 		conn.Close()
 	}
 	for i := range 2 {
+		r.writeConfig(strings.Replace(configuration, "weight: 2", fmt.Sprintf("weight: %d", 3+i), 1))
 		r.must(s.Signal(syscall.SIGHUP))
 		s.await("reloaded", func(st *admin.Status) bool { return st.Generation == uint64(i+2) })
 		connect()
 		read("after a reload")
 	}
 	for _, state := range []string{"maint", "ready"} { // which are no downs
-		if out, code := r.command("pool", "10.0.2.3:80", state, "--run-dir", s.dir); code != 0 {
+		if out, code := r.command("pool", "web/10.0.2.3:80", state, "--run-dir", s.dir); code != 0 {
 			t.Fatalf("salp pool: %s", out)
 		}
 	}
@@ -169,6 +172,9 @@ pools:
 	all = read("after the monitor was killed")
 	if n := all["salp_listener_connections_total listener=web"]; n != 12 {
 		t.Errorf("%v connections are counted in all, want 12", n)
+	}
+	if n := all["salp_listener_connections_total listener=fast"]; n != 6 {
+		t.Errorf("%v connections by the kernel are counted in all, want 6", n)
 	}
 	documented, err := os.ReadFile("../docs/metrics.md")
 	r.must(err)

@@ -155,6 +155,7 @@ type keeper struct {
 	restarts   uint64
 	totals     totals
 	poolTotals poolTotals
+	drops      drops
 	tables     tables
 	servers    *servers // of the configuration in force
 	watching   watching
@@ -183,7 +184,7 @@ func newKeeper(o Options, sink *logSink, host kernelHost) *keeper {
 	k := &keeper{
 		options: o, sink: sink, log: log, kernel: host, systemd: newSystemd(log), since: time.Now(), agenda: agenda{},
 		events: make(chan workerEvent), kernelEvents: make(chan kernel.Event, 64), requests: make(chan func()), quit: make(chan struct{}),
-		sockets: sockets{}, tables: tables{}, totals: totals{}, poolTotals: newPoolTotals(), pause: restartFirst,
+		sockets: sockets{}, tables: tables{}, totals: totals{}, poolTotals: newPoolTotals(), drops: drops{}, pause: restartFirst,
 		servers: newServers(known, log),
 	}
 	k.links, _ = newLinks(&config.Config{}, nil, nil, k.since) // without links nothing can fail
@@ -377,6 +378,9 @@ func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 	switch {
 	case m.Beat != nil:
 		w.lastBeat, w.stats, w.servers, w.pools, w.queues = now, m.Beat.Stats, m.Beat.Servers, m.Beat.Pools, m.Beat.Queues
+		if w == k.current {
+			k.drops.take(w.queues)
+		}
 		if w.state == admin.WorkerHung {
 			w.state = admin.WorkerRunning
 			w.log.Info("worker answers again")

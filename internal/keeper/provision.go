@@ -189,6 +189,7 @@ func (k *keeper) commit(now time.Time) {
 	k.servers.commit(now)
 	k.totals.forget(k.cfg)
 	k.poolTotals.forget(k.cfg)
+	k.drops.forget(k.cfg)
 	k.tables.keep(k.cfg)
 	k.refreshed = time.Time{} // a set that was made anew is empty
 	k.refreshAlive(now)

@@ -87,6 +87,9 @@ func (k *keeper) recall(s *saved, cfg *config.Config) {
 	k.servers.recallDowns(s.Downs)
 	k.watching.stale = true
 	k.reloads = s.Reloads
+	if s.Drops != nil {
+		k.drops = s.Drops
+	}
 	if s.Totals != nil {
 		k.totals = s.Totals
 	}

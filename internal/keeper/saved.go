@@ -48,6 +48,7 @@ type saved struct {
 	Pools      []control.PoolStats   `json:"pools,omitempty"`   // totals
 	Tables     []savedTable          `json:"tables,omitempty"`
 	Downs      []savedDowns          `json:"downs,omitempty"`
+	Drops      drops                 `json:"drops,omitempty"`
 	Links      savedLinks            `json:"links"`
 	Reload     *admin.Reload         `json:"reload,omitempty"`
 	Reloads    admin.Reloads         `json:"reloads"`
@@ -95,7 +96,7 @@ func (k *keeper) save(lock, admin *os.File) (*saved, error) {
 		Generation: k.generation, Configs: map[uint64][]byte{k.generation: k.cfg.Text}, Ports: k.ports,
 		Restarts: k.restarts, Totals: k.totals, Servers: slices.Collect(maps.Values(k.poolTotals.servers)),
 		Pools: slices.Collect(maps.Values(k.poolTotals.pools)), Tables: k.tables.save(), Reload: k.lastReload, Reloads: k.reloads,
-		Downs: k.servers.saveDowns(), Links: k.links.save(), Upgrade: *k.lastUpgrade, Page: k.page.save(), Repairs: k.repairing.done, Repaired: k.repairing.count,
+		Downs: k.servers.saveDowns(), Drops: k.drops, Links: k.links.save(), Upgrade: *k.lastUpgrade, Page: k.page.save(), Repairs: k.repairing.done, Repaired: k.repairing.count,
 	}
 	owner, err := k.kernel.Owner()
 	if err != nil {

@@ -147,6 +147,7 @@ func (k *keeper) status(now time.Time, compare bool) admin.Status {
 				}
 			}
 		}
+		described.Queue.Dropped = k.drops[l.Name].total()
 		s.Listeners = append(s.Listeners, described)
 	}
 	s.Pools = k.poolStatus()

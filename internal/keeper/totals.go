@@ -11,7 +11,7 @@ type totals map[string]control.Listener
 // errorKinds are those that a worker may count: its word is not taken for more, so that a worker that was taken over cannot fill memory.
 var errorKinds = []string{
 	control.ErrorConnectRefused, control.ErrorConnectTimeout, control.ErrorConnectOther, control.ErrorNoPort, control.ErrorClientReset,
-	control.ErrorServerReset, control.ErrorClientLost, control.ErrorServerLost, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
+	control.ErrorServerReset, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
 	control.ErrorLoop, control.ErrorNoDestination, control.ErrorDescriptors, control.ErrorInternal,
 	control.ErrorClientLost, control.ErrorServerLost, control.ErrorNoServer, control.ErrorQueueFull, control.ErrorQueueTimeout,
 	control.ErrorSameNetwork, control.ErrorProxyHeader,
@@ -74,4 +74,42 @@ func sum(a, b control.Listener) control.Listener {
 		}
 	}
 	return s
+}
+
+// drops are the connections that the kernel has dropped before a worker could take them, by listener. The sockets count them, which the worker
+// reads: sockets that were opened anew begin with none.
+type drops map[string]dropped
+
+type dropped struct {
+	Before uint64 `json:"before"` // by sockets that are closed
+	Last   uint64 `json:"last"`   // what the worker told last
+}
+
+func (d dropped) total() uint64 { return d.Before + d.Last }
+
+// take takes in what the current worker tells.
+func (d drops) take(queues []control.AcceptQueue) {
+	for _, q := range queues {
+		one, known := d[q.Listener]
+		if !known && len(d) >= maxDrops {
+			continue
+		}
+		if q.Dropped < one.Last {
+			one.Before += one.Last
+		}
+		one.Last = q.Dropped
+		d[q.Listener] = one
+	}
+}
+
+// maxDrops bounds the listeners that a worker may name between two reloads.
+const maxDrops = 1024
+
+// forget drops listeners that cfg does not have any more.
+func (d drops) forget(cfg *config.Config) {
+	for name := range d {
+		if cfg.Listener(name) == nil {
+			delete(d, name)
+		}
+	}
 }

@@ -208,3 +208,21 @@ func TestOnlyTheChosenReadIt(t *testing.T) {
 		cancel()
 	}
 }
+
+// Every kind of error that there is stands in the documentation.
+func TestKindsAreDocumented(t *testing.T) {
+	source, err := os.ReadFile("../control/control.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(Reference())
+	kinds := regexp.MustCompile(`(?m)^\tError[A-Za-z]+ += "([a-z_]+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(kinds) < 20 {
+		t.Fatalf("found only %d kinds", len(kinds))
+	}
+	for _, k := range kinds {
+		if !strings.Contains(page, "`"+k[1]+"`") {
+			t.Errorf("kind %s is not documented", k[1])
+		}
+	}
+}

@@ -115,6 +115,22 @@ var listenerFamilies = []family{
 		"", func(l *admin.Listener) float64 { return float64(l.Counters.PortKept) }),
 	ofListener("salp_listener_ports_replaced_total", "Connections to servers that had to take another port than the client's.", counter,
 		"", func(l *admin.Listener) float64 { return float64(l.Counters.PortFallbacks) }),
+	ofListener("salp_listener_accept_queue", "Connections that wait to be accepted.", gauge,
+		"", func(l *admin.Listener) float64 { return float64(l.Queue.Waiting) }),
+	ofListener("salp_listener_accept_drops_total", "SYNs and connections that the kernel dropped because that queue was full, or for want of memory.", counter,
+		"", func(l *admin.Listener) float64 { return float64(l.Queue.Dropped) }),
+	ofListener("salp_listener_http_requests_total", "HTTP requests.", counter,
+		"haproxy_frontend_http_requests_total", func(l *admin.Listener) float64 { return float64(l.Counters.Requests) }),
+	{"salp_listener_http_responses_total", "HTTP responses to clients, by the class of their status; none: the request got no response.", counter, []string{"listener", "code"},
+		"haproxy_frontend_http_responses_total", listeners(func(l *admin.Listener, emit emit) {
+			for i, n := range l.Counters.Statuses {
+				emit(float64(n), l.Name, [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}[i])
+			}
+		})},
+	ofListener("salp_listener_http_reused_total", "HTTP requests that went to a server by a connection that was open already.", counter,
+		"haproxy_backend_connection_reuses_total", func(l *admin.Listener) float64 { return float64(l.Counters.Reused) }),
+	ofListener("salp_listener_http_tunnels_total", "Connections to an HTTP listener that became opaque: CONNECT, upgrades, and what is not HTTP.", counter,
+		"", func(l *admin.Listener) float64 { return float64(l.Counters.Tunnels) }),
 	{"salp_listener_errors_total", "Connections that ended by an error or were refused, by kind: see below.", counter, []string{"listener", "kind"},
 		"haproxy_frontend_connections_rejected_total, haproxy_frontend_denied_connections_total, haproxy_frontend_request_errors_total",
 		listeners(func(l *admin.Listener, emit emit) {
@@ -199,6 +215,8 @@ var serverFamilies = []family{
 		"haproxy_server_bytes_out_total", func(s *admin.PoolServer) float64 { return float64(s.BytesOut) }),
 	ofServer("salp_server_retries_total", "Connects to a server that failed and went on to another.", counter,
 		"haproxy_server_retry_warnings_total, haproxy_server_redispatch_warnings_total", func(s *admin.PoolServer) float64 { return float64(s.Retries) }),
+	ofServer("salp_server_same_network_total", "Connections of clients that a server would have answered past Salp: see same_network.", counter,
+		"", func(s *admin.PoolServer) float64 { return float64(s.SameNetwork) }),
 	{"salp_server_errors_total", "Errors of a server, by kind: see below.", counter, []string{"pool", "server", "address", "kind"},
 		"haproxy_server_connection_errors_total, haproxy_server_response_errors_total",
 		servers(func(p *admin.Pool, s *admin.PoolServer, emit emit) {
