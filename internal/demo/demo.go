@@ -23,15 +23,16 @@ type Options struct {
 // Scene is one thing that can be shown.
 type Scene struct {
 	Name    string
-	Summary string // one line
-	clients int    // in the network; 0: one
-	servers int    // the same
+	Summary string             // one line
+	clients int                // in the network; 0: one
+	servers int                // the same
+	build   func(*stage) error // makes the network; nil: the standard one
 	run     func(ctx context.Context, s *stage) error
 }
 
 // Scenes returns all scenes, the default one first.
 func Scenes() []Scene {
-	return []Scene{modes, mail, web}
+	return []Scene{modes, mail, web, links}
 }
 
 // Run shows the named scene ("": the default one). When ctx ends it stops and cleans up as at the end. An error means that the
@@ -82,6 +83,7 @@ func find(name string) (Scene, error) {
 type stage struct {
 	page   *page
 	net    *lab.Net
+	office *lab.Office // of the scene links
 	lab    *lab.Lab
 	dir    string // run directory and configuration of the gateway
 	binary string
@@ -100,7 +102,12 @@ func newStage(o Options, scene Scene) (s *stage, err error) {
 		}
 		return nil, err
 	}
-	if s.net, err = s.lab.Standard(max(scene.clients, 1), max(scene.servers, 1)); err != nil {
+	if scene.build != nil {
+		err = scene.build(s)
+	} else {
+		s.net, err = s.lab.Standard(max(scene.clients, 1), max(scene.servers, 1))
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.lab.Close())
 	}
 	if s.dir, err = os.MkdirTemp("", "salp-demo-"); err != nil {
