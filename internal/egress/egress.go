@@ -80,6 +80,7 @@ const (
 type Choice struct {
 	Action   Action
 	Link     int    // number of the link, counted from 1; 0 unless Send
+	Among    []int  // the links that it was spread over, Link among them
 	Others   []int  // links that it may take when it cannot get through by Link, best first
 	Rule     int    // index of the rule that decides; -1: none matches, and the default or a wish does
 	Name     string // of Rule or the default, what it names: a link, a group or another word
@@ -151,9 +152,9 @@ func (r *Rules) pick(c *Choice, f *Flow, s *State, name string, all bool) bool {
 	if len(fit) == 0 {
 		return false
 	}
-	c.Action, c.Link = Send, fit[0]
+	c.Action, c.Link, c.Among = Send, fit[0], fit
 	if len(fit) > 1 {
-		c.Link = r.spread(f, s, fit, r.spreadOf(name))
+		c.Link = r.spread(f, s, fit, r.Spread(name))
 	}
 	return true
 }
@@ -205,7 +206,8 @@ func (r *Rules) others(f *Flow, s *State, taken int, names []string, strict bool
 	return others
 }
 
-func (r *Rules) spreadOf(name string) config.Spread {
+// Spread says which flows to what a name stands for are kept together.
+func (r *Rules) Spread(name string) config.Spread {
 	if g := r.cfg.LinkGroup(name); g != nil {
 		return g.Spread
 	}
