@@ -1,9 +1,7 @@
 package test
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -18,8 +16,9 @@ import (
 // office is an office with two providers, which drop what has a source that is not theirs to carry (BCP 38).
 type office struct {
 	*rig
-	net *lab.Office
-	tcp *lab.Server // on every address of the Internet, port 80: tells whom it sees
+	net     *lab.Office
+	echoing *lab.Server // on port 81, once it is wanted
+	tcp     *lab.Server // on every address of the Internet, port 80: tells whom it sees
 }
 
 func newOffice(t *testing.T, clients int) *office {
@@ -245,6 +244,3 @@ func TestUpgradeWithLinks(t *testing.T) {
 	}
 	s.stop()
 }
-
-var _ = net.IPv4zero
-var _ = context.Background

@@ -43,10 +43,10 @@ func (c *Conn) Lookup(from, to netip.Addr, mark uint32, iif string) (Way, error)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.list == nil {
+	if c.ask == nil {
 		return Way{}, fmt.Errorf("look up the way to %s: %w", to, os.ErrClosed)
 	}
-	routes, err := c.list.RouteGetWithOptions(net.IP(to.AsSlice()), o)
+	routes, err := c.ask.RouteGetWithOptions(net.IP(to.AsSlice()), o)
 	if err != nil {
 		return Way{}, fmt.Errorf("look up the way to %s: %w", to, err)
 	}
@@ -56,7 +56,7 @@ func (c *Conn) Lookup(from, to netip.Addr, mark uint32, iif string) (Way, error)
 	r := routes[0]
 	w := Way{Table: uint32(r.Table)}
 	w.Gateway, w.Source = unmapped(r.Gw), unmapped(r.Src)
-	l, err := c.list.LinkByIndex(r.LinkIndex)
+	l, err := c.ask.LinkByIndex(r.LinkIndex)
 	if err != nil {
 		return w, fmt.Errorf("interface %d: %w", r.LinkIndex, err)
 	}

@@ -31,6 +31,7 @@ type Conn struct {
 	s    *wire.Socket
 	mu   sync.Mutex      // for list
 	list *netlink.Handle // nil when closed
+	ask  *netlink.Handle // for single answers; list is strict, which an IPv6 lookup does not pass (net/ipv6/route.c, inet6_rtm_valid_getroute_req)
 }
 
 // Open opens the connection in the network namespace of the calling thread.
@@ -44,8 +45,14 @@ func Open() (*Conn, error) {
 		s.Close()
 		return nil, fmt.Errorf("open netlink socket for lists: %w", err)
 	}
+	ask, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		list.Close()
+		s.Close()
+		return nil, fmt.Errorf("open netlink socket for lookups: %w", err)
+	}
 	_ = list.SetStrictCheck(true) // the kernel filters, and not we what may be a million routes
-	return &Conn{s: s, list: list}, nil
+	return &Conn{s: s, list: list, ask: ask}, nil
 }
 
 // Close closes the connection.
@@ -54,7 +61,8 @@ func (c *Conn) Close() error {
 	defer c.mu.Unlock()
 	if c.list != nil {
 		c.list.Close()
-		c.list = nil
+		c.ask.Close()
+		c.list, c.ask = nil, nil
 	}
 	return c.s.Close()
 }
