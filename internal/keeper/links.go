@@ -180,9 +180,6 @@ func (k *keeper) onSample(r *control.Result) bool {
 	}
 	l := k.links
 	l.changes = append(l.changes, l.set.Sample(name, target, health.Sample{At: r.At, Error: r.Error, RTT: r.RTT})...)
-	if len(l.changes) > 0 {
-		k.agenda.at(taskRepair, time.Now())
-	}
 	return true
 }
 

@@ -215,6 +215,9 @@ func (k *keeper) onMonitor(m *monitor, message *control.Message) {
 		if changed {
 			k.serversChanged(now)
 		}
+		if len(k.links.changes) > 0 {
+			k.repair() // in this turn: what status says of a link is in force
+		}
 	case message.AskStatus != nil:
 		k.answerStatus(m, message.AskStatus, now)
 	case message.Names != nil:
