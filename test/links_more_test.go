@@ -19,8 +19,8 @@ import (
 	"salp/internal/lab"
 )
 
-// plainLinks are two links without checks, which spread each flow for itself.
-const plainLinks = `links:
+// uncheckedLinks are two links without checks, which spread each flow for itself.
+const uncheckedLinks = `links:
   virtua: {interface: wan1, gateway: 192.0.2.1}
   embratel: {interface: wan2, gateway: 198.51.100.1}
 balance:
@@ -37,8 +37,8 @@ func (o *office) run(h *lab.Host, command string) {
 	}
 }
 
-// hold opens a connection that leaves by the link of that name.
-func (o *office) hold(link string) *net.TCPConn {
+// holdFlow opens a connection that leaves by the link of that name.
+func (o *office) holdFlow(link string) *net.TCPConn {
 	o.Helper()
 	for range 60 {
 		c, err := o.net.Client.DialWith("203.0.113.13:81", lab.DialOptions{Timeout: 3 * time.Second})
@@ -100,9 +100,9 @@ func (o *office) both() {
 func TestLinkCarrier(t *testing.T) {
 	o := newOffice(t, 10)
 	o.echo()
-	s := o.start(plainLinks)
+	s := o.start(uncheckedLinks)
 	s.awaitLinks(bothUp)
-	mine, other := o.hold("virtua"), o.hold("embratel")
+	mine, other := o.holdFlow("virtua"), o.holdFlow("embratel")
 	o.must(o.net.Providers[0].Down("c0"))
 	began := time.Now()
 	s.awaitLinks("virtua down, embratel up")
@@ -150,7 +150,7 @@ func TestLinkLearns(t *testing.T) {
 	gw, provider := o.net.Gateway, o.net.Providers[1]
 	o.run(provider, "ip addr add 198.51.100.2/24 dev c0")
 	o.run(provider, "ip -6 addr add fe80::5/64 dev c0 nodad")
-	file := strings.NewReplacer(", gateway: 198.51.100.1", "", ", gateway: 192.0.2.1", "").Replace(plainLinks) + "  rules: [{ports: [80], link: embratel, strict: true}]\n"
+	file := strings.NewReplacer(", gateway: 198.51.100.1", "", ", gateway: 192.0.2.1", "").Replace(uncheckedLinks) + "  rules: [{ports: [80], link: embratel, strict: true}]\n"
 	s := o.start(file)
 	st := s.awaitLinks("virtua up, embratel down")
 	if reason := st.Links[1].Reason; reason != "no default route tells the gateway of wan2" {
@@ -247,7 +247,7 @@ func TestLinkWebhook(t *testing.T) {
 		fmt.Fprint(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 	})
 	o.must(err)
-	s := o.start(plainLinks + "  on_change: {webhook: \"http://10.1.0.10/links\"}\n")
+	s := o.start(uncheckedLinks + "  on_change: {webhook: \"http://10.1.0.10/links\"}\n")
 	s.awaitLinks(bothUp)
 	o.must(o.net.Providers[1].Down("c0"))
 	select {
@@ -273,7 +273,7 @@ pools:
 func TestLinksOfWorker(t *testing.T) {
 	o := newOffice(t, 10)
 	o.echo()
-	s := o.start(throughProxy + plainLinks)
+	s := o.start(throughProxy + uncheckedLinks)
 	s.awaitLinks(bothUp)
 	for range 5 {
 		if link := o.by(o.net.Client, "", "10.1.0.1:8000"); link != "virtua" {
@@ -281,7 +281,7 @@ func TestLinksOfWorker(t *testing.T) {
 		}
 	}
 	// The client's policy decides about what is taken in, and the client is masqueraded.
-	mine := o.hold("virtua")
+	mine := o.holdFlow("virtua")
 	s.await("counting what it took in", func(st *admin.Status) bool { return sum(st, accepted) >= 6 })
 	// A provider that swallows everything, which nothing has noticed yet.
 	o.must(o.net.Providers[0].Sysctl("net/ipv4/ip_forward", "0"))
@@ -334,9 +334,9 @@ func TestLinksPersist(t *testing.T) {
 	o := newOffice(t, 10)
 	o.echo()
 	before := o.look()
-	s := o.start(plainLinks)
+	s := o.start(uncheckedLinks)
 	s.awaitLinks(bothUp)
-	held := []*net.TCPConn{o.hold("virtua"), o.hold("embratel")}
+	held := []*net.TCPConn{o.holdFlow("virtua"), o.holdFlow("embratel")}
 	if out, code := o.command("link", "virtua", "drain", "--run-dir", s.dir); code != 0 || !strings.Contains(out, "virtua: drain; 1 of 2 links are up") {
 		t.Errorf("%d %s", code, out)
 	}
@@ -353,14 +353,14 @@ func TestLinksPersist(t *testing.T) {
 	s.stop()
 	goOn("after a stop")
 	o.only("embratel", 10)
-	s = o.start(plainLinks)
+	s = o.start(uncheckedLinks)
 	s.awaitLinks("virtua drain, embratel up")
 	goOn("after the next start")
 	o.must(s.Signal(syscall.SIGKILL))
 	<-s.Done()
 	goOn("after a kill")
 	o.only("embratel", 10)
-	s = o.start(plainLinks)
+	s = o.start(uncheckedLinks)
 	if out, code := o.command("link", "virtua", "ready", "--run-dir", s.dir); code != 0 {
 		t.Errorf("%d %s", code, out)
 	}
@@ -374,7 +374,7 @@ func TestLinksPersist(t *testing.T) {
 // What explain says of a flow is what the flow does.
 func TestExplainFlows(t *testing.T) {
 	o := newOffice(t, 20)
-	file := strings.Replace(plainLinks, "spread: flow", "spread: client-and-destination", 1) + "  rules:\n    - {ports: [25], link: embratel}\n    - {from: [10.1.0.119], link: virtua}\n"
+	file := strings.Replace(uncheckedLinks, "spread: flow", "spread: client-and-destination", 1) + "  rules:\n    - {ports: [25], link: embratel}\n    - {from: [10.1.0.119], link: virtua}\n"
 	s := o.start(file)
 	s.awaitLinks(bothUp)
 	explain := func(args ...string) (e struct {
