@@ -59,6 +59,9 @@ func (c *conn) fill(e *accesslog.Entry, action accesslog.Action) {
 		w.fields = append(w.fields, view(r.Get(name)))
 	}
 	e.Request, e.Response = w.fields, ex.fields
+	if c.flow.TLS != nil {
+		e.SNI = c.flow.TLS.ServerName
+	}
 }
 
 // entry is what is logged when a tunnel ends. It is a copy of all it says.
