@@ -20,7 +20,7 @@ var _ listen.Server
 // h2specVersion is the version of the conformance tests of RFC 7540 and 7541 that the listener must pass.
 const h2specVersion = "v2.2.1+incompatible"
 
-// deviations are the tests of h2spec in which golang.org/x/net/http2 does otherwise, on purpose, and why that will do.
+// deviations are the tests of h2spec in which net/http does otherwise, on purpose, and why that will do.
 var deviations = []string{
 	"Sends multiple values of SETTINGS_INITIAL_WINDOW_SIZE",                                        // it takes a setting that is there twice for an attack and closes
 	"Sends a HEADERS frame that contains the connection-specific header field",                     // it answers 400, as RFC 9113 8.1.1 permits, where RFC 7540 did not say so

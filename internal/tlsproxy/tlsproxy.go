@@ -1,7 +1,7 @@
 // Package tlsproxy ends TLS for clients, and speaks it to servers, for a proxy of HTTP/1 that knows nothing of it.
 //
 // Handshakes and records take patience: they run on goroutines with crypto/tls. What is inside goes to the proxy on the event loops by a pair of Unix
-// sockets: of HTTP/1.1 the very bytes, of HTTP/2 (golang.org/x/net/http2) a request of HTTP/1.1 for each stream. So access rules, routes, limits, error pages and
+// sockets: of HTTP/1.1 the very bytes, of HTTP/2 (net/http) a request of HTTP/1.1 for each stream. So access rules, routes, limits, error pages and
 // the access log are those of every other listener, for every version of HTTP.
 package tlsproxy
 
@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,8 +18,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"salp/internal/access"
 	"salp/internal/config"
@@ -49,11 +46,13 @@ type Options struct {
 // Server ends TLS for one listener, for all loops.
 type Server struct {
 	Options
-	tls   *tls.Config
-	base  *http.Server
-	http2 *http2.Server
-	inner *listen.Listener // of streams: their connection is within the limits already
-	stop  context.CancelFunc
+	tls    *tls.Config
+	http2  *http.Server
+	second chan net.Conn    // clients of HTTP/2 on their way to it
+	closed chan struct{}    // no more go there
+	once   sync.Once        // to close closed
+	inner  *listen.Listener // of streams: their connection is within the limits already
+	stop   context.CancelFunc
 }
 
 // New makes a server. With ACME it begins to get certificates.
@@ -73,23 +72,17 @@ func New(o Options) (*Server, error) {
 	}
 	unlimited := *o.Config
 	unlimited.Limits.Connections, unlimited.Limits.PerClient = 0, 0
-	h := o.Config.HTTP
 	s := &Server{
-		Options: o, stop: stop, inner: listen.NewListener(&unlimited),
-		tls:   &tls.Config{GetCertificate: o.Certificates.Get, MinVersion: version(t.MinVersion), NextProtos: protocols},
-		base:  &http.Server{MaxHeaderBytes: int(h.Limits.Head), ErrorLog: stdlog.New(io.Discard, "", 0)},
-		http2: &http2.Server{MaxConcurrentStreams: streams, MaxReadFrameSize: 16 << 10, IdleTimeout: h.Timeouts.Keepalive, ReadIdleTimeout: time.Minute},
+		Options: o, stop: stop, inner: listen.NewListener(&unlimited), second: make(chan net.Conn), closed: make(chan struct{}),
+		tls: &tls.Config{GetCertificate: o.Certificates.Get, MinVersion: version(t.MinVersion), NextProtos: protocols},
 	}
-	if err := http2.ConfigureServer(s.base, s.http2); err != nil {
-		stop()
-		return nil, err
-	}
+	s.startHTTP2()
 	return s, nil
 }
 
 // Drain has clients of HTTP/2 told to open no more streams. Those of HTTP/1.1 are the proxy's. It does not wait.
 func (s *Server) Drain() {
-	go func() { _ = s.base.Shutdown(context.Background()) }() // it has no listeners, so that it does not fail
+	go func() { _ = s.http2.Shutdown(context.Background()) }() // without an end to wait for it does not fail
 }
 
 // Close ends the renewal of certificates.
@@ -130,7 +123,8 @@ func (p *Port) handle(conn net.Conn, f *listen.Flow) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	t := tls.Server(conn, p.server.tls)
+	client := &clientConn{Conn: conn}
+	t := tls.Server(client, p.server.tls)
 	if err := t.HandshakeContext(ctx); err != nil {
 		p.server.Logger.Debug("TLS handshake failed", "listener", p.server.Config.Name, "client", f.Client, "error", err)
 		_ = conn.Close() // it is of no use in any case
@@ -141,8 +135,7 @@ func (p *Port) handle(conn net.Conn, f *listen.Flow) {
 	f.TLS = &listen.TLS{ServerName: access.Host(state.ServerName)}
 	switch state.NegotiatedProtocol {
 	case "h2":
-		p.serveHTTP2(t, f)
-		p.end(f, false)
+		p.serveHTTP2(t, client, f)
 	case acmeProtocol:
 		_ = t.Close() // the handshake was the answer (RFC 8737)
 		p.end(f, false)
@@ -252,6 +245,9 @@ var errBroken = errors.New("tlsproxy: the other side was reset")
 func cut(c net.Conn) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
+	}
+	if t, ok := c.(*clientConn); ok {
+		c = t.Conn
 	}
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0) // it fails when the connection has gone already

@@ -3,6 +3,7 @@ package tlsproxy_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -180,7 +181,7 @@ func (r *rig) client(http2 bool) *http.Client {
 	p.SetHTTP1(!http2)
 	p.SetHTTP2(http2)
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{Protocols: p, TLSClientConfig: &tls.Config{RootCAs: r.roots},
-		Dial: func(string, string) (net.Conn, error) { return net.Dial("tcp", r.address) }}}
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("tcp", r.address) }}}
 }
 
 // active waits until that many connections are counted.
