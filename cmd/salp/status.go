@@ -128,6 +128,11 @@ func printWorkers(w io.Writer, p paint, s *admin.Status) {
 		}
 		g.print(w, statusWidth)
 	}
+	for _, worker := range s.Workers {
+		if worker.LogLost > 0 {
+			fmt.Fprintf(w, "%s by worker %d: the disk does not keep up\n", p.yellow(count(int(worker.LogLost), "line")+" of the access log lost"), worker.PID)
+		}
+	}
 	if s.Restarts > 0 {
 		fmt.Fprintf(w, "%s since the start\n", p.yellow(count(int(s.Restarts), "worker")+" replaced"))
 	}

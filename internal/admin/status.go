@@ -45,7 +45,8 @@ type Worker struct {
 	Generation  uint64      `json:"generation"` // of the configuration it serves
 	State       WorkerState `json:"state"`
 	Since       time.Time   `json:"since"`
-	Connections uint64      `json:"connections"` // open now
+	Connections uint64      `json:"connections"`               // open now
+	LogLost     uint64      `json:"access_log_lost,omitempty"` // lines that could not be written
 }
 
 // WorkerState is where a worker is in its life.

@@ -97,7 +97,8 @@ type Beat struct {
 	Stats   Stats         `json:"stats"`
 	Servers []ServerStats `json:"servers,omitempty"` // of pools
 	Pools   []PoolStats   `json:"pools,omitempty"`
-	Queues  []AcceptQueue `json:"queues,omitempty"` // of the listeners
+	Queues  []AcceptQueue `json:"queues,omitempty"`   // of the listeners
+	LogLost uint64        `json:"log_lost,omitempty"` // lines of the access log that could not be written
 }
 
 // AcceptQueue is what the kernel holds of a listener's connections that the worker has not accepted yet.

@@ -377,7 +377,7 @@ func (k *keeper) onWorker(e workerEvent) {
 func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 	switch {
 	case m.Beat != nil:
-		w.lastBeat, w.stats, w.servers, w.pools, w.queues = now, m.Beat.Stats, m.Beat.Servers, m.Beat.Pools, m.Beat.Queues
+		w.lastBeat, w.stats, w.servers, w.pools, w.queues, w.logLost = now, m.Beat.Stats, m.Beat.Servers, m.Beat.Pools, m.Beat.Queues, m.Beat.LogLost
 		if w == k.current {
 			k.drops.take(w.queues)
 		}

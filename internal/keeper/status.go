@@ -127,7 +127,7 @@ func (k *keeper) status(now time.Time, compare bool) admin.Status {
 		Kernel:     k.kernelStatus(compare),
 	}
 	for _, w := range k.workers {
-		s.Workers = append(s.Workers, admin.Worker{PID: w.pid, Version: w.version, Generation: w.generation, State: w.state, Since: w.since, Connections: w.connections()})
+		s.Workers = append(s.Workers, admin.Worker{PID: w.pid, Version: w.version, Generation: w.generation, State: w.state, Since: w.since, Connections: w.connections(), LogLost: w.logLost})
 	}
 	if k.lastUpgrade != nil {
 		upgrade := *k.lastUpgrade

@@ -57,6 +57,7 @@ type worker struct {
 	gone     bool      // its control socket has closed, and its end is awaited
 	hurried  bool      // its drain was cut short
 	again    bool      // it is to be listened to again as soon as its listener pauses
+	logLost  uint64    // lines of the access log that could not be written
 	contents *contents // files that it cannot open itself
 
 	last   *lastWords

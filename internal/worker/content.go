@@ -160,6 +160,14 @@ func (s *services) follow(contents <-chan handed) {
 	}
 }
 
+// logLost is how many lines of the access log were lost.
+func (s *services) logLost() uint64 {
+	if s.lines == nil {
+		return 0
+	}
+	return s.lines.Dropped()
+}
+
 // close writes what waits for the access log.
 func (s *services) close() {
 	if s.lines != nil {

@@ -172,7 +172,7 @@ func (w *worker) beat() error {
 	if err := errors.Join(err, err2); err != nil {
 		return err
 	}
-	if err := w.conn.Send(control.Message{Beat: &control.Beat{Stats: stats, Servers: servers, Pools: pools, Queues: w.wiring.queues()}}); err != nil {
+	if err := w.conn.Send(control.Message{Beat: &control.Beat{Stats: stats, Servers: servers, Pools: pools, Queues: w.wiring.queues(), LogLost: w.services.logLost()}}); err != nil {
 		w.log.Debug("the keeper does not take a Beat", "error", err)
 	}
 	return nil
