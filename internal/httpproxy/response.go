@@ -34,6 +34,8 @@ func (c *conn) pumpResponse(l *engine.Loop) bool {
 			return true
 		case !c.readResponse(l, data):
 			return false
+		case c.ex != ex || ex.headed: // the exchange is over, or its body was moved on already
+			return true
 		}
 	}
 	return c.pumpBody(l)

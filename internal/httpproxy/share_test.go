@@ -222,3 +222,35 @@ func TestIdleMemory(t *testing.T) {
 	}
 	r.idle()
 }
+
+// More exchanges at once than a loop keeps structs for.
+func TestManyAtOnce(t *testing.T) {
+	const many = 400
+	var there sync.WaitGroup
+	there.Add(many)
+	server := serve(t, func(p *peer) {
+		if p.head() == "" {
+			return
+		}
+		there.Done()
+		there.Wait() // all are under way
+		p.send(ok)
+		answering(ok)(p)
+	})
+	r := start(t, explicit(server, ""), options{})
+	var clients sync.WaitGroup
+	for range many {
+		c := r.dial()
+		clients.Go(func() {
+			for range 3 {
+				c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+				c.want(ok)
+			}
+			c.Close()
+		})
+	}
+	clients.Wait()
+	if n := r.idle(); n.Requests != 3*many || n.Statuses[2] != 3*many {
+		t.Errorf("%+v", n)
+	}
+}
