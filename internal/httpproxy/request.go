@@ -76,7 +76,7 @@ func (up *upstream) fits(t *target) bool {
 		}
 		k.server = up.key.server
 	}
-	return up.key == k && !up.closing && !up.eof
+	return up.key == k && !up.stale && !up.closing && !up.eof
 }
 
 // wait holds the request until something has happened.
@@ -274,7 +274,7 @@ func causeOf(kind listen.Kind) (errorpage.Cause, int) {
 	switch kind {
 	case listen.ConnectTimeout:
 		return errorpage.ServerTimeout, 504
-	case listen.NoServer, listen.QueueFull, listen.QueueTimeout:
+	case listen.NoServer, listen.NoLink, listen.QueueFull, listen.QueueTimeout:
 		return errorpage.Unavailable, 503
 	case listen.Loop:
 		return errorpage.Loop, 508

@@ -19,6 +19,7 @@ type key struct {
 	mark   uint32
 	dscp   uint8 // and 1; 0: none was set
 	tls    string
+	link   string // what an access rule or the listener wishes
 }
 
 // upstream is a connection to a server. It has a slot of its own, so that it can pass from one client's connection to another.
@@ -36,6 +37,7 @@ type upstream struct {
 	owing bool // the server was not sent the last ACK of the handshake
 	plain bool // Nagle's algorithm is off
 	timed bool // the timer is set
+	stale bool // its link takes no new flows: no further request is sent on it
 
 	bucket       *bucket
 	prev, next   *upstream // in the bucket; the last in is the first out
@@ -46,7 +48,7 @@ type upstream struct {
 // key is the key of connections for the target, to the server that it names.
 func (t *target) key() key {
 	d := &t.decision
-	k := key{server: d.Server, pool: d.Pool, mark: d.Mark | d.Link, dscp: d.DSCP, tls: t.tls}
+	k := key{server: d.Server, pool: d.Pool, mark: d.Mark | d.Link, dscp: d.DSCP, tls: t.tls, link: d.Origin.Wish}
 	if d.Source.IsValid() {
 		if k.client = d.Source; !d.KeepPort {
 			k.client = netip.AddrPortFrom(d.Source.Addr(), 0)
@@ -165,8 +167,13 @@ func (u *upstream) busy(l *engine.Loop, ev engine.Event) {
 
 // progress handles what happens until the server is connected.
 func (u *upstream) progress(l *engine.Loop, ev engine.Event) {
+	u.reached(l, u.attempt.Handle(l, ev), ev)
+}
+
+// reached goes on from where the attempt is now. ev is what brought it there.
+func (u *upstream) reached(l *engine.Loop, p dial.Progress, ev engine.Event) {
 	c := u.conn
-	switch u.attempt.Handle(l, ev) {
+	switch p {
 	case dial.Failed:
 		c.unreachable(l)
 	case dial.Broken:
@@ -254,7 +261,7 @@ func (c *conn) letGo(l *engine.Loop, good bool) {
 		u.readable = false
 	}
 	switch p := c.proxy; {
-	case good && !u.readable && !u.closing && !u.eof && !p.draining && p.idle.keep > 0:
+	case good && !u.stale && !u.readable && !u.closing && !u.eof && !p.draining && p.idle.keep > 0:
 		if u.own {
 			return // it stays with this client's connection
 		}
