@@ -180,7 +180,7 @@ func TestOfficeLinks(t *testing.T) {
 	// A silent provider.
 	o.must(o.net.Providers[0].Sysctl("net/ipv4/ip_forward", "0"))
 	began := time.Now()
-	st = s.awaitLinks("virtua down, embratel up")
+	s.awaitLinks("virtua down, embratel up")
 	if took := time.Since(began); took > 3*300*time.Millisecond+400*time.Millisecond {
 		t.Errorf("found after %v", took)
 	}

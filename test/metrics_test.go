@@ -155,7 +155,7 @@ pools:
 			t.Fatal("a server that went down is not counted")
 		}
 	}
-	stopped, err = r.net.Servers[1].Serve("[::]:80", lab.Tell)
+	_, err = r.net.Servers[1].Serve("[::]:80", lab.Tell)
 	r.must(err)
 	s.await("with both servers", func(st *admin.Status) bool { return st.Pools[0].Servers[1].State == control.ServerUp })
 	if out, code := r.command("upgrade", "--run-dir", s.dir, salpBin); code != 0 {

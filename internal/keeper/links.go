@@ -30,8 +30,7 @@ type links struct {
 	names   map[string][]netip.Addr
 	lists   map[string][]netip.Prefix
 	local   []netip.Prefix
-	changes []link.Change // that the kernel and the world are still to be told
-	told    *control.Links
+	changes []link.Change           // that the kernel and the world are still to be told
 	began   map[string]link.Traffic // what the interfaces had carried when the keeper began, or the interface was made
 	now     map[string]link.Traffic
 }
