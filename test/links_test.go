@@ -181,7 +181,7 @@ func TestOfficeLinks(t *testing.T) {
 	o.must(o.net.Providers[0].Sysctl("net/ipv4/ip_forward", "0"))
 	began := time.Now()
 	s.awaitLinks("virtua down, embratel up")
-	if took := time.Since(began); took > 3*300*time.Millisecond+400*time.Millisecond {
+	if took := time.Since(began); took > (3*300*time.Millisecond+400*time.Millisecond)*slowdown {
 		t.Errorf("found after %v", took)
 	}
 	if counts := o.spread(40, far); counts["embratel"] != 40 {
