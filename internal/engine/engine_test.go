@@ -278,7 +278,7 @@ func TestPipesAndBuffersAreBounded(t *testing.T) {
 				t.Error("a pipe that held bytes was kept")
 			}
 		}
-		for i, n := range []int{1, 4096, 4097, 16384, 16385, 65536} {
+		for i, n := range []int{1, 1024, 1025, 4096, 4097, 16384, 16385, 65536} {
 			b := l.Buffer(n)
 			if len(b) != 0 || cap(b) < n || cap(b) != bufferSizes[i/2] {
 				t.Errorf("buffer for %d has room for %d", n, cap(b))

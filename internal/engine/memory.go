@@ -4,8 +4,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffers are lent in three sizes, the smallest that holds what is left over.
-var bufferSizes = [...]int{4 << 10, 16 << 10, 64 << 10}
+// Buffers are lent in four sizes, the smallest that holds what is left over.
+var bufferSizes = [...]int{1 << 10, 4 << 10, 16 << 10, 64 << 10}
 
 // idleBuffers is how many free buffers of one size a loop keeps; more are left to the garbage collector.
 const idleBuffers = 32

@@ -59,7 +59,8 @@ func TestResponses(t *testing.T) {
 		{name: "client of 1.0", request: "GET / HTTP/1.0\r\n\r\n", response: "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", want: "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\na", closes: true},
 		{name: "client of 1.0 that stays", request: "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", response: "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", want: "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: keep-alive\r\n\r\na"},
 		{name: "client of 1.0, chunked", request: "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", response: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nT: u\r\n\r\n", want: "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcde", closes: true},
-		{name: "client of 1.0, interim", request: "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", response: "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", want: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"},
+		{name: "client of 1.0, interim", request: "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", response: "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", want: "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\nabc"},
+		{name: "interim, changed", request: get, response: "HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nContent-Length: 3\r\n\r\nabc", want: "HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"},
 	} {
 		for _, piece := range []int{1 << 20, 7, 1} {
 			t.Run(fmt.Sprintf("%s in pieces of %d", test.name, piece), func(t *testing.T) {
@@ -104,6 +105,7 @@ func TestRequests(t *testing.T) {
 		{"empty", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", ""},
 		{"of the connection", "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, x-y\r\nX-Y: z\r\nKeep-Alive: 3\r\nTE: gzip\r\nA: b\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"},
 		{"empty line before", "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
+		{"empty line before, and changed", "\r\nPOST / HTTP/1.1\r\nHost: a\r\nTE: gzip\r\nContent-Length: 3\r\n\r\nabc", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"},
 		{"unknown method", "BREW /pot HTTP/1.1\r\nHost: a\r\n\r\n", ""},
 		{"large", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + strings.Repeat("0123456789", 30000), ""},
 		{"large head", "GET / HTTP/1.1\r\nHost: a\r\nA: " + strings.Repeat("x", 20000) + "\r\nB: " + strings.Repeat("y", 30000) + "\r\n\r\n", ""},

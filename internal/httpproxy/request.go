@@ -184,7 +184,8 @@ func (c *conn) forward(l *engine.Loop, r *http1.Request, data []byte, n int) boo
 	return true
 }
 
-// assemble returns whole with its head changed: the very bytes when nothing is. In the scratch buffer there is room before them for a head that has grown.
+// assemble returns whole with its head changed: the very bytes when nothing is. In the scratch buffer, of which
+// whole must be a part with all of its capacity, there is room before it for a head that has grown.
 func (p *Proxy) assemble(l *engine.Loop, e *http1.Edits, head, whole []byte, fromScratch bool) []byte {
 	if e.Empty() {
 		return whole
@@ -192,10 +193,11 @@ func (p *Proxy) assemble(l *engine.Loop, e *http1.Edits, head, whole []byte, fro
 	w := p.work
 	w.head = e.Append(w.head[:0], head)
 	body := whole[len(head):]
-	if grown := len(w.head) - len(head); fromScratch && grown <= headroom && len(body) > 0 {
-		start := headroom - grown
+	at := cap(l.Scratch()) - cap(whole) // where whole is in the scratch buffer
+	if grown := len(w.head) - len(head); fromScratch && grown <= at && len(body) > 0 {
+		start := at - grown
 		copy(l.Scratch()[start:], w.head)
-		return l.Scratch()[start : headroom+len(whole)]
+		return l.Scratch()[start : at+len(whole)]
 	}
 	w.head = append(w.head, body...)
 	return w.head
