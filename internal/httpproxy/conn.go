@@ -27,6 +27,7 @@ type conn struct {
 	proxy    *Proxy
 	next     *conn     // in the proxy's free list
 	up       *upstream // the connection to a server that it has now
+	last     *upstream // that it had last, if that is idle
 	ex       *exchange // nil between two requests
 	lookup   *name     // what was last found out about a name
 	flow     listen.Flow

@@ -98,6 +98,7 @@ type Proxy struct {
 	logged   [2][]string // fields that the log wants, of requests and responses
 	idle     idle
 	wanted   key       // during a dial: which connection would do
+	wanting  *conn     // by whom
 	found    *upstream // and the one that does
 	free     *conn     // structs to use again
 	spare    int

@@ -39,6 +39,8 @@ type upstream struct {
 	timed bool // the timer is set
 	stale bool // its link takes no new flows: no further request is sent on it
 
+	user         engine.Slot // of the client's connection that had it last
+	idle         bool
 	bucket       *bucket
 	prev, next   *upstream // in the bucket; the last in is the first out
 	older, newer *upstream // among all that are idle
@@ -62,16 +64,16 @@ func (c *conn) reach(l *engine.Loop, t *target, fresh bool) bool {
 	p := c.proxy
 	k := t.key()
 	if t.decision.Pool == nil && !fresh {
-		if up := p.idle.take(l, k); up != nil {
+		if up := p.idle.take(l, k, c); up != nil {
 			c.adopt(up)
 			return true
 		}
 	}
 	k.tls = strings.Clone(k.tls) // it is a view of the request
-	up := &upstream{proxy: p, conn: c, key: k, fd: -1}
+	up := &upstream{proxy: p, conn: c, key: k, fd: -1, user: c.slot}
 	up.slot = l.Add(up)
-	c.up = up
-	p.found, p.wanted = nil, k
+	c.up, c.last = up, up
+	p.found, p.wanted, p.wanting = nil, k, c
 	if fresh {
 		p.wanted = key{}
 	}
@@ -97,12 +99,14 @@ func (p *Proxy) reuse(l *engine.Loop, e *pool.Endpoint) bool {
 		return false
 	}
 	p.wanted.server = e.Address()
-	p.found = p.idle.take(l, p.wanted)
+	p.found = p.idle.take(l, p.wanted, p.wanting)
 	return p.found != nil
 }
 
 func (c *conn) adopt(up *upstream) {
 	c.up, up.conn = up, c
+	c.last = up
+	up.user = c.slot
 }
 
 // Handle implements engine.Handler.
@@ -324,26 +328,40 @@ func (i *idle) put(l *engine.Loop, u *upstream) {
 	}
 	i.newest = u
 	i.count++
-	u.since = l.Now()
+	u.since, u.idle = l.Now(), true
 	if !u.timed {
 		l.SetTimer(u.slot, i.keep)
 		u.timed = true
 	}
 }
 
-// take takes the connection of that key that was used last.
-func (i *idle) take(l *engine.Loop, k key) *upstream {
+// take takes a connection of that key for the client's connection: the one that it had last, or else the one that was used last. One that comes from
+// another client is looked at: what its server may have sent meanwhile, unasked, is not for this one.
+func (i *idle) take(l *engine.Loop, k key, c *conn) *upstream {
+	if u := c.last; u != nil && u.idle && u.key == k && i.fit(u) {
+		return u
+	}
 	b := i.buckets[k]
 	for b != nil && b.last != nil {
 		u := b.last
-		i.remove(u)
-		if e := u.place.Endpoint(); e != nil && !e.Usable() {
-			u.close(l)
-			continue
+		if i.fit(u) && (u.user == c.slot || u.quiet()) {
+			return u
 		}
-		return u
+		if u.idle {
+			i.remove(u)
+		}
+		u.close(l)
 	}
 	return nil
+}
+
+// fit takes it out if it may be used.
+func (i *idle) fit(u *upstream) bool {
+	if e := u.place.Endpoint(); e != nil && !e.Usable() {
+		return false
+	}
+	i.remove(u)
+	return true
 }
 
 // remove takes it out.
@@ -367,7 +385,7 @@ func (i *idle) remove(u *upstream) {
 	} else {
 		i.oldest = u.newer
 	}
-	u.prev, u.next, u.older, u.newer = nil, nil, nil, nil
+	u.prev, u.next, u.older, u.newer, u.idle = nil, nil, nil, nil, false
 	i.count--
 }
 
