@@ -116,6 +116,7 @@ haproxy: 2.6
 salp: 1
 transparent: clients dial the server, the server sees the client's address
 explicit: clients dial the proxy, the server sees the proxy's address
+links: the gateway forwards, no proxy: by two ways of which each flow is given one (salp), or by one; the goal is about the whole machine's time
 
 connect, transparent: a connection for each 1 KiB response, 64 at once
            µs/connection  × haproxy (min–max)  connections/s  × haproxy (min–max)  machine µs/connection  goal
@@ -152,7 +153,7 @@ func TestFailuresAreTold(t *testing.T) {
 		t.Skip("skipped: network namespaces need root")
 	}
 	r := sampleReport()
-	broken := contender{name: "broken", make: func() peer { return &broken{} }}
+	broken := contender{name: "broken", modes: modes, make: func() peer { return &broken{} }}
 	err = measureAll(context.Background(), o, []contender{broken}, r, io.Discard)
 	if err == nil || len(r.Failed) != attempts || !strings.Contains(r.Failed[0], "echo, transparent, broken: starting it: it is broken") {
 		t.Errorf("%v, failures %q", err, r.Failed)

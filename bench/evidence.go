@@ -22,6 +22,7 @@ type evidence struct {
 	seen       traffic.Seen      // what the server saw
 	clients    []netip.Addr
 	outside    netip.Addr
+	ways       []netip.Addr // addresses of the gateway, one for each way to the server
 }
 
 // stray is how many packets may have been forwarded past a proxy for each connection it carried: resets and the like.

@@ -20,6 +20,7 @@ type network struct {
 	server   netip.AddrPort // where the server listens
 	inside   netip.AddrPort // the gateway, for clients that dial it
 	outside  netip.Addr     // the gateway, as the server sees it
+	ways     []netip.Addr   // and in the mode links, by each way
 	dir      string         // for files, readable by all
 	incoming string         // the gateway's interface to the client
 	http     bool           // the traffic is HTTP, and peers are to treat it as such
@@ -127,7 +128,7 @@ func (n *network) target(p peer, m mode) netip.AddrPort {
 	if s, isSalp := p.(*salpPeer); isSalp && s.kernel {
 		return n.inside
 	}
-	if _, isDirect := p.(*direct); isDirect || m == transparent {
+	if _, isDirect := p.(*direct); isDirect || m != explicit {
 		return n.server
 	}
 	return n.inside

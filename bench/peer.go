@@ -34,25 +34,23 @@ type contender struct {
 	make    func() peer
 }
 
-// reference is the contender that others are compared with.
-const reference = "haproxy"
-
 // contenders returns all there are, in the order of the report. salp is the program to measure.
 func contenders(salp string) []contender {
 	return []contender{
 		{name: "direct", note: "forwarded by the kernel, no proxy: the limit", modes: modes, make: func() peer { return &direct{} }},
-		{name: reference, note: "mode tcp; in the HTTP rows mode http", modes: modes, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
+		{name: "haproxy", note: "mode tcp; in the HTTP rows mode http", modes: proxied, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
 			make: func() peer { return &haproxy{} }},
-		{name: "haproxy-splice", note: "mode tcp, splicing always", modes: modes, carries: opaque, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
+		{name: "haproxy-splice", note: "mode tcp, splicing always", modes: proxied, carries: opaque, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
 			make: func() peer { return &haproxy{splice: true} }},
 		{name: "nginx", note: "stream, in the HTTP rows proxy_pass with keepalive; it has no TPROXY listener: where the client's address is kept, connections come to it by REDIRECT",
-			modes: modes, missing: needs("nginx", "nft", "ip"), version: nginxVersion, make: func() peer { return &nginx{} }},
-		{name: "squid", note: "no cache, no log", modes: modes, carries: speaksHTTP, missing: needs("squid", "nft", "ip"), version: squidVersion,
+			modes: proxied, missing: needs("nginx", "nft", "ip"), version: nginxVersion, make: func() peer { return &nginx{} }},
+		{name: "squid", note: "no cache, no log", modes: proxied, carries: speaksHTTP, missing: needs("squid", "nft", "ip"), version: squidVersion,
 			make: func() peer { return &squid{} }},
-		{name: "trafficserver", note: "no cache, no log", modes: modes, carries: speaksHTTP, missing: needs("traffic_server", "nft", "ip"),
+		{name: "trafficserver", note: "no cache, no log", modes: proxied, carries: speaksHTTP, missing: needs("traffic_server", "nft", "ip"),
 			version: trafficServerVersion, make: func() peer { return &trafficServer{} }},
+		{name: masquerader, note: "forwarded by the kernel with an nft masquerade", modes: []mode{links}, missing: needs("nft"), make: func() peer { return &masquerade{} }},
 		{name: "salp", modes: modes, missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp} }},
-		{name: "salp-kernel", note: "via: kernel; where the client's address is kept, clients dial the gateway all the same", modes: modes, carries: opaque,
+		{name: "salp-kernel", note: "via: kernel; where the client's address is kept, clients dial the gateway all the same", modes: proxied, carries: opaque,
 			missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp, kernel: true} }},
 	}
 }

@@ -110,10 +110,14 @@ func (v verdict) String() string {
 
 // verdicts judges Salp in a row and mode, by the goals whose peer was measured too.
 func (r *report) verdicts(row row, m mode) []verdict {
-	own := r.find(row, m, "salp").values(cost)
+	goals, of := row.goals, cost
+	if m == links {
+		goals, of = linkGoals, wholeCPU
+	}
+	own := r.find(row, m, "salp").values(of)
 	var list []verdict
-	for _, g := range row.goals {
-		if other := r.find(row, m, g.peer).values(cost); len(own) > 0 && len(other) > 0 {
+	for _, g := range goals {
+		if other := r.find(row, m, g.peer).values(of); len(own) > 0 && len(other) > 0 {
 			list = append(list, verdict{g, ratioOf(own, other)})
 		}
 	}
@@ -140,7 +144,7 @@ func (r *report) tables() []table {
 	var all []table
 	for _, row := range rows {
 		for _, m := range modes {
-			t := table{title: fmt.Sprintf("%s, %s: %s", row.name, m, row.what), head: heading(row)}
+			t := table{title: fmt.Sprintf("%s, %s: %s", row.name, m, row.what), head: heading(row, m)}
 			for _, p := range r.Peers {
 				if x := r.find(row, m, p.Name); x != nil {
 					t.rows = append(t.rows, r.line(row, m, x))
@@ -154,17 +158,18 @@ func (r *report) tables() []table {
 	return all
 }
 
-func heading(r row) []string {
+func heading(r row, m mode) []string {
+	times := "× " + m.reference() + " (min–max)"
 	if r.job.Hold {
-		return []string{"", r.cost, "× haproxy (min–max)", "descriptors", "kernel kB, all three hosts", "goal"}
+		return []string{"", r.cost, times, "descriptors", "kernel kB, all three hosts", "goal"}
 	}
-	return []string{"", r.cost, "× haproxy (min–max)", r.rate, "× haproxy (min–max)", "machine " + r.cost, "goal"}
+	return []string{"", r.cost, times, r.rate, times, "machine " + r.cost, "goal"}
 }
 
 func (r *report) line(row row, m mode, x *result) []string {
-	base := r.find(row, m, reference)
+	base := r.find(row, m, m.reference())
 	line := []string{x.Peer, "", ""}
-	if c := median(x.values(cost)); c != 0 || x.Peer != "direct" { // without a process there is no cost to compare
+	if c := median(x.values(cost)); c != 0 || x.Peer != "direct" && x.Peer != masquerader { // without a process there is no cost to compare
 		line[1], line[2] = figure(c), ratioOf(x.values(cost), base.values(cost)).String()
 	}
 	if row.job.Hold {

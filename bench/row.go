@@ -117,11 +117,27 @@ type mode string
 const (
 	transparent mode = "transparent" // clients dial the server, and the server sees the clients' addresses
 	explicit    mode = "explicit"    // clients dial the gateway, and the server sees the gateway's address
+	links       mode = "links"       // clients dial the server, which sees an address of the gateway's: it forwards and translates
 )
 
-var modes = []mode{transparent, explicit}
+var (
+	modes   = []mode{transparent, explicit, links}
+	proxied = []mode{transparent, explicit}
+)
+
+// reference is the contender that others are compared with.
+func (m mode) reference() string {
+	if m == links {
+		return masquerader
+	}
+	return "haproxy"
+}
+
+// carries says whether a row makes sense in the mode.
+func (m mode) carries(r row) bool { return m != links || opaque(r) && !r.job.Hold }
 
 var modeWords = map[mode]string{
 	transparent: "clients dial the server, the server sees the client's address",
 	explicit:    "clients dial the proxy, the server sees the proxy's address",
+	links:       "the gateway forwards, no proxy: by two ways of which each flow is given one (salp), or by one; the goal is about the whole machine's time",
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"salp/bench/procstat"
@@ -28,7 +29,7 @@ func measureAll(ctx context.Context, o options, peers []contender, r *report, pr
 			for round := range o.rounds {
 				for i := range peers {
 					c := peers[(i+round)%len(peers)] // so that nobody is always the one after the same other
-					if c.carries != nil && !c.carries(row) {
+					if c.carries != nil && !c.carries(row) || !slices.Contains(c.modes, m) || !m.carries(row) {
 						continue
 					}
 					s, err := o.insist(ctx, row, m, c, r, progress)
@@ -84,6 +85,11 @@ func (o options) measure(ctx context.Context, r row, m mode, c contender) (s sam
 	n.http = r.job.HTTP
 	if o.firewall {
 		if err := n.guard(ctx); err != nil {
+			return s, err
+		}
+	}
+	if m == links {
+		if err := n.twoWays(); err != nil {
 			return s, err
 		}
 	}
@@ -192,7 +198,7 @@ func (t *trial) look() (e evidence, err error) {
 	if t.pids, err = t.peer.pids(); err != nil {
 		return e, err
 	}
-	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, steady: !t.job.Reconnect, http: t.job.HTTP}
+	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, ways: t.net.ways, steady: !t.job.Reconnect, http: t.job.HTTP}
 	if e.steady {
 		e.clientHalf, e.serverHalf, err = t.net.halves(t.pids)
 	}

@@ -54,6 +54,9 @@ pools:
 `
 
 func (s *salpPeer) config(n *network, m mode) string {
+	if m == links {
+		return fmt.Sprintf(salpLinks, n.incoming)
+	}
 	if s.kernel {
 		source := "proxy"
 		if m == transparent {
@@ -92,6 +95,9 @@ func (s *salpPeer) start(ctx context.Context, n *network, m mode) error {
 
 // prove wants connections that were forwarded when the kernel has carried them.
 func (s *salpPeer) prove(e evidence) error {
+	if e.mode == links {
+		return e.routed(e.ways...)
+	}
 	if s.kernel {
 		return e.translated()
 	}

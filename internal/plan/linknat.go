@@ -102,40 +102,51 @@ func (r *linkRecipe) masquerade() Chain {
 	return c
 }
 
+// guardedMap leads from a link's interface to its guard: every packet passes here, and asks but once.
+const guardedMap = "guarded"
+
+func (u *uplink) guardChain() string { return "guard-" + u.name }
+
 // guard keeps packets from leaving by a link with a source that is not the link's: conntrack translates none that it calls invalid.
-func (r *linkRecipe) guard() Chain {
-	c := Chain{Name: "links-guard", Type: "filter", Hook: "postrouting", Priority: 110}
-	var guarded []*uplink
-	var wans []string
-	for _, u := range r.links {
-		if !u.MasqueradeOff {
-			guarded, wans = append(guarded, u), append(wans, u.Interface)
+func (r *linkRecipe) guard() []Chain {
+	guarded := slices.DeleteFunc(slices.Clone(r.links), func(u *uplink) bool { return u.MasqueradeOff })
+	if len(guarded) == 0 {
+		return nil
+	}
+	to := Set{Name: guardedMap, Type: Fields{OIFNameKey}.SetType(), Data: "verdict"}
+	var chains []Chain
+	for _, u := range guarded {
+		to.Elements = append(to.Elements, fmt.Sprintf("%q : goto %s", u.Interface, u.guardChain()))
+		chains = append(chains, r.guardOf(u))
+	}
+	r.sets = append(r.sets, to)
+	return append([]Chain{{Name: "links-guard", Type: "filter", Hook: "postrouting", Priority: 110, Rules: []NFTRule{
+		rule("leaves by a link", VMap{Key: Fields{OIFNameKey}, Map: guardedMap})}}}, chains...)
+}
+
+func (r *linkRecipe) guardOf(u *uplink) Chain {
+	c := Chain{Name: u.guardChain()}
+	for _, f := range r.families {
+		if u.serves(f) {
+			c.Rules = append(c.Rules, rule("an address of the link", In{Key: Fields{SaddrOf(f)}, Set: u.ownSet(f)}, back))
 		}
 	}
-	if len(guarded) == 0 {
-		return c
-	}
-	c.Rules = append(c.Rules,
-		rule("not by a link", OIFName{Names: ifnames(wans), Not: true}, back),
-		rule("an address of the interface", SaddrType{Types: []string{"local"}}, back))
+	c.Rules = append(c.Rules, rule("an address of the interface", SaddrType{Types: []string{"local"}}, back))
 	for _, f := range r.families {
-		c.Rules = append(c.Rules, rule("asks for an address", Saddr{Prefix: netip.PrefixFrom(wildcard(f), wildcard(f).BitLen())}, back))
-	}
-	for _, u := range guarded {
-		out := OIFName{Names: []string{u.Interface}}
-		for _, f := range r.families {
-			if u.serves(f) {
-				c.Rules = append(c.Rules, rule("link "+u.name+": a source that is not the link's", out,
-					In{Key: Fields{SaddrOf(f)}, Set: u.ownSet(f), Not: true}, Counter{Name: u.leaked()}, Verdict{Word: "drop"}))
-			}
+		if u.serves(f) {
+			c.Rules = append(c.Rules,
+				rule("asks for an address", Saddr{Prefix: netip.PrefixFrom(wildcard(f), wildcard(f).BitLen())}, back),
+				rule("a source that is not the link's", NFProto{Family: f}, Counter{Name: u.leaked()}, Verdict{Word: "drop"}))
 		}
 	}
 	return c
 }
 
+const clampChain = "clamp"
+
 // segments keeps TCP from announcing segments that the links' packets cannot hold.
-func (r *linkRecipe) segments() Chain {
-	c := Chain{Name: "links-segments", Type: "filter", Hook: "forward", Priority: -150}
+func (r *linkRecipe) segments() []Chain {
+	c := Chain{Name: clampChain}
 	syn := TCPFlags{Mask: SYN | RST, Value: SYN}
 	for _, u := range r.links {
 		if u.MSS > 0 {
@@ -147,5 +158,6 @@ func (r *linkRecipe) segments() Chain {
 	c.Rules = append(c.Rules,
 		rule("what the MTU on the way holds", OIFName{Names: r.wans()}, syn, ClampMSS{}),
 		rule("what the MTU on the way holds", IIFName{Names: r.wans()}, syn, ClampMSS{}))
-	return c
+	return []Chain{{Name: "links-segments", Type: "filter", Hook: "forward", Priority: -150, Rules: []NFTRule{
+		rule("announces the size of its segments", syn, Jump{Chain: clampChain})}}, c}
 }

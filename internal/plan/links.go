@@ -130,8 +130,8 @@ func (r *linkRecipe) table() Table {
 		chains = append(chains, r.take(u), r.keep(u))
 	}
 	chains = append(chains, r.forwards()...)
-	chains = append(chains, r.segments())
-	t.Chains = append(chains, r.masquerade(), r.guard())
+	chains = append(chains, r.segments()...)
+	t.Chains = append(append(chains, r.masquerade()), r.guard()...)
 	r.addressSets()
 	t.Sets = r.sets
 	return t
