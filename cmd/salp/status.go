@@ -183,9 +183,28 @@ func where(l admin.Listener) string {
 	return strings.Join(l.Interfaces, ",") + " to port " + strings.Join(l.Ports, ",")
 }
 
-// details lists what does not fit the table: ports that could not be kept, and errors by kind.
+// limitWords tells how a listener is bound, "" when it is not.
+func limitWords(l admin.Limits) string {
+	var words []string
+	for _, bound := range []struct {
+		n    int
+		what string
+	}{
+		{l.Connections, "connections"}, {l.PerClient, "of one client"}, {l.Rate, "new ones a second"}, {l.ClientRate, "new ones a second of one client"},
+	} {
+		if bound.n > 0 {
+			words = append(words, fmt.Sprintf("%d %s", bound.n, bound.what))
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// details lists what does not fit the table: limits, ports that could not be kept, and errors by kind.
 func details(l admin.Listener) []string {
 	var lines []string
+	if words := limitWords(l.Limits); words != "" {
+		lines = append(lines, "limits: "+words)
+	}
 	if l.Queue.Waiting > 0 || l.Queue.Dropped > 0 {
 		lines = append(lines, fmt.Sprintf("accept queue: %d of %d wait, %d dropped", l.Queue.Waiting, l.Queue.Bound, l.Queue.Dropped))
 	}

@@ -35,7 +35,6 @@ type PoolServer struct {
 
 	Connections uint64            `json:"connections"` // that were made
 	Active      uint64            `json:"active"`
-	Queued      uint64            `json:"queued"`                 // wait for this very server now
 	Retries     uint64            `json:"retries"`                // connects that failed here and went on to another server
 	SameNetwork uint64            `json:"same_network,omitempty"` // connections of clients that it would have answered past Salp: see Fallback
 	BytesIn     uint64            `json:"bytes_in"`

@@ -130,6 +130,8 @@ type Listener struct {
 type Limits struct {
 	Connections int `json:"connections"`
 	PerClient   int `json:"per_client"`
+	Rate        int `json:"rate"`        // new connections a second
+	ClientRate  int `json:"client_rate"` // and of one client address
 }
 
 // Mode names what a listener does, by the two questions: does it intercept, and does the server see the client?

@@ -30,7 +30,8 @@ var rateKeys = []field[Limits]{
 		aka:     []string{"rate_limit", "syn_rate", "max_rate"},
 	}, number[int](1, 10_000_000), func(l *Limits) *int { return &l.Rate }),
 	prop(entry{key: "client_rate", absent: "no bound",
-		doc:     "As `rate`, of each single client address. The kernel remembers 65535 addresses of each family for a minute.",
+		doc: "As `rate`, of each single client address. The kernel remembers 65535 addresses of each family for a minute. Behind `proxy_protocol` the rate is that of each client that the proxy tells; " +
+			"what is over it is reset, as only the worker reads what is told.",
 		watch:   "Clients behind one NAT address count as one client.",
 		example: "client_rate: 50",
 		aka:     []string{"per_client_rate", "rate_per_client"},

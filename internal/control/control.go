@@ -142,9 +142,11 @@ const (
 	ErrorHalfClosed      = "half_closed"  // timed out after one side ended
 	ErrorLimitListener   = "limit_listener"
 	ErrorLimitClient     = "limit_client"
-	ErrorLoop            = "loop"           // would have connected to Salp itself
-	ErrorNoDestination   = "no_destination" // REDIRECT's conntrack entry was gone, or nobody intercepted this connection
-	ErrorDescriptors     = "descriptors"    // out of file descriptors
+	ErrorRate            = "over_rate"        // SYNs over the listener's rate, which the kernel dropped
+	ErrorClientRate      = "over_client_rate" // the same of one client's rate; where a PROXY header tells the client they are connections, reset
+	ErrorLoop            = "loop"             // would have connected to Salp itself
+	ErrorNoDestination   = "no_destination"   // REDIRECT's conntrack entry was gone, or nobody intercepted this connection
+	ErrorDescriptors     = "descriptors"      // out of file descriptors
 	ErrorInternal        = "internal"
 	ErrorNoServer        = "no_server"        // no server of the pool was fit: all are down, or of the other address family
 	ErrorQueueFull       = "queue_full"       // every server had its max_connections, and the queue of the pool was full

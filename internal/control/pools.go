@@ -34,14 +34,13 @@ const (
 	ServerMaint ServerState = "maint" // takes no new connections at all, and is not checked
 )
 
-// ServerStats are a worker's counters of one address of one server since it started. All but Active and Queued only grow.
+// ServerStats are a worker's counters of one address of one server since it started. All but Active only grow.
 type ServerStats struct {
 	Pool        string         `json:"pool"`
 	Server      string         `json:"server"` // as in Server
 	Address     netip.AddrPort `json:"address"`
 	Connections uint64         `json:"connections"` // that were made
 	Active      uint64         `json:"active"`
-	Queued      uint64         `json:"queued"`    // wait for this very server now
 	Retries     uint64         `json:"retries"`   // connects that failed here and went on to another server
 	BytesIn     uint64         `json:"bytes_in"`  // to the server
 	BytesOut    uint64         `json:"bytes_out"` // from the server

@@ -52,14 +52,14 @@ type Shared struct {
 	// Upstream puts TLS between us and a server: it takes over a connected socket, and returns one in its place. host is the server's name. nil: servers
 	// are spoken to without TLS.
 	Upstream func(fd int, host string) (int, error)
-	rate     *rate
+	rate     *listen.Rate
 	rewrites []*rewrite // by index of the route; nil: none
 }
 
 // Prepare makes what follows from the listener's configuration. It must be called once, before the first New.
 func (s *Shared) Prepare(c *config.Listener) {
 	if c.HTTP.Limits.Rate > 0 {
-		s.rate = newRate(c.HTTP.Limits.Rate, c.HTTP.Limits.Burst)
+		s.rate = listen.NewRate(c.HTTP.Limits.Rate, c.HTTP.Limits.Burst)
 	}
 	for i := range c.Routes {
 		s.rewrites = append(s.rewrites, newRewrite(c.Routes[i].Rewrite))

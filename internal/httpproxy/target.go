@@ -368,5 +368,5 @@ func (c *conn) allowance(l *engine.Loop) bool {
 		return true
 	}
 	c.ex.allowed = true
-	return c.proxy.Shared.rate.take(c.flow.Client.Addr(), time.Now())
+	return c.proxy.Shared.rate.Take(c.flow.Client.Addr(), time.Now())
 }

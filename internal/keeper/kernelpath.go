@@ -186,7 +186,7 @@ func (k *keeper) addKernelCounts(s *admin.Status) {
 func (k *keeper) addListenerCounts(d *admin.Listener, byServer map[serverKey]plan.ServerCounters, counts map[string]kernel.Count) {
 	l := k.cfg.Listener(d.Name)
 	rate, clients := plan.LimitCounters(l.Name)
-	for kind, name := range map[string]string{"over_rate": rate, "over_client_rate": clients} {
+	for kind, name := range map[string]string{control.ErrorRate: rate, control.ErrorClientRate: clients} {
 		if n := counts[name].Packets; n > 0 {
 			if d.Counters.Errors == nil {
 				d.Counters.Errors = map[string]uint64{}

@@ -38,7 +38,7 @@ var serverErrors = []string{
 func (t poolTotals) add(w *worker) {
 	has := serversOf(w.cfg)
 	for _, s := range w.servers {
-		s.Active, s.Queued = 0, 0
+		s.Active = 0
 		t.server(has, s)
 	}
 	for _, p := range w.pools {
@@ -91,7 +91,6 @@ func sumServer(a, b control.ServerStats) control.ServerStats {
 	}
 	a.Connections += b.Connections
 	a.Active += b.Active
-	a.Queued += b.Queued
 	a.Retries += b.Retries
 	a.BytesIn += b.BytesIn
 	a.BytesOut += b.BytesOut
@@ -164,7 +163,7 @@ func (k *keeper) serverStatus(p *config.Pool, s *config.Server, counted []contro
 		d.Address = a.String()
 		if i := slices.IndexFunc(counted, func(c control.ServerStats) bool { return c.Address == a }); i >= 0 {
 			c := counted[i]
-			d.Connections, d.Active, d.Queued, d.Retries = c.Connections, c.Active, c.Queued, c.Retries
+			d.Connections, d.Active, d.Retries = c.Connections, c.Active, c.Retries
 			d.BytesIn, d.BytesOut, d.Errors = c.BytesIn, c.BytesOut, c.Errors
 			if d.SameNetwork = c.SameNetwork; c.SameNetwork > 0 {
 				d.Fallback = string(p.SameNetwork)

@@ -214,7 +214,7 @@ func describe(l *config.Listener, localPort uint16) admin.Listener {
 		Mode:   admin.Mode(l.Intercept != nil, l.Source == config.SourceClient),
 		Source: string(l.Source),
 		Pool:   l.Pool,
-		Limits: admin.Limits{Connections: l.Limits.Connections, PerClient: l.Limits.PerClient},
+		Limits: admin.Limits{Connections: l.Limits.Connections, PerClient: l.Limits.PerClient, Rate: l.Limits.Rate, ClientRate: l.Limits.ClientRate},
 	}
 	if l.Via == config.ViaKernel {
 		d.Mode = "kernel"

@@ -14,7 +14,7 @@ var errorKinds = []string{
 	control.ErrorServerReset, control.ErrorIdle, control.ErrorHalfClosed, control.ErrorLimitListener, control.ErrorLimitClient,
 	control.ErrorLoop, control.ErrorNoDestination, control.ErrorDescriptors, control.ErrorInternal,
 	control.ErrorClientLost, control.ErrorServerLost, control.ErrorNoServer, control.ErrorQueueFull, control.ErrorQueueTimeout,
-	control.ErrorSameNetwork, control.ErrorProxyHeader,
+	control.ErrorSameNetwork, control.ErrorProxyHeader, control.ErrorClientRate,
 	control.ErrorBadRequest, control.ErrorBadResponse, control.ErrorTruncated, control.ErrorHeadTimeout, control.ErrorBodyTimeout,
 	control.ErrorResponseTimeout, control.ErrorRateLimit, control.ErrorDenied, control.ErrorHandshake, control.ErrorNoName, control.ErrorNotHTTP,
 	control.ErrorLinkDown, control.ErrorNoLink,

@@ -67,6 +67,7 @@ const (
 	HalfClosed
 	LimitListener
 	LimitClient
+	ClientRate // new connections of one client in a second, where a PROXY header tells the client; else the kernel bounds and counts them
 	Loop
 	NoDestination
 	Descriptors

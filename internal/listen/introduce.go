@@ -78,6 +78,10 @@ func (i *introduction) serve(l *engine.Loop, h proxyproto.Header) {
 			i.refuse(l, ProxyHeader)
 			return
 		}
+		if rate := a.listener.rate; rate != nil && !rate.Take(h.Source.Addr(), time.Now()) {
+			i.refuse(l, ClientRate)
+			return
+		}
 		i.flow.Client = h.Source
 		if a.listener.Method == Explicit {
 			i.flow.Original = h.Destination

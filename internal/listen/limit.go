@@ -20,6 +20,7 @@ type Listener struct {
 	active  atomic.Int64 // only kept when there is a limit
 	clients *clients     // nil without a limit per client
 	proxy   *config.ProxyProtocol
+	rate    *Rate // of each client that a PROXY header tells; nil: no bound
 }
 
 // NewListener makes a listener from its configuration.
@@ -27,6 +28,9 @@ func NewListener(c *config.Listener) *Listener {
 	n := &Listener{Name: c.Name, Method: MethodOf(c), connections: int64(c.Limits.Connections), perClient: int32(c.Limits.PerClient), proxy: c.ProxyProtocol}
 	if n.perClient > 0 {
 		n.clients = newClients()
+	}
+	if c.ProxyProtocol != nil && c.Limits.ClientRate > 0 {
+		n.rate = NewRate(c.Limits.ClientRate, 0)
 	}
 	return n
 }

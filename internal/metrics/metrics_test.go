@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "rewrite docs/metrics.md")
 // full is a status that has something of everything.
 func full() *admin.Status {
 	server := admin.PoolServer{
-		Name: "mx.example.org:25", Address: "10.0.2.2:25", State: control.ServerDown, Weight: 3, MaxConnections: 9, Downs: 2, Connections: 70, Active: 7, Queued: 1, Retries: 4,
+		Name: "mx.example.org:25", Address: "10.0.2.2:25", State: control.ServerDown, Weight: 3, MaxConnections: 9, Downs: 2, Connections: 70, Active: 7, Retries: 4,
 		BytesIn: 700, BytesOut: 7000, Errors: map[string]uint64{control.ErrorConnectRefused: 5}, Checked: &admin.Checked{Took: 0.25, Error: "refused"},
 	}
 	return &admin.Status{
@@ -37,7 +37,7 @@ func full() *admin.Status {
 		Workers: []admin.Worker{
 			{State: admin.WorkerRunning, Version: "v1", Connections: 5}, {State: admin.WorkerDraining, Version: "v0", Connections: 2}, {State: admin.WorkerDraining, Version: "v0", Connections: 1},
 		},
-		Listeners: []admin.Listener{{Name: "mail", Mode: "explicit", Source: "client", Pool: "mail", Limits: admin.Limits{Connections: 100, PerClient: 10},
+		Listeners: []admin.Listener{{Name: "mail", Mode: "explicit", Source: "client", Pool: "mail", Limits: admin.Limits{Connections: 100, PerClient: 10, Rate: 50, ClientRate: 5},
 			Counters: control.Listener{Accepted: 80, Active: 8, BytesIn: 800, BytesOut: 8000, Retries: 6, PortKept: 60, PortFallbacks: 3, Errors: map[string]uint64{control.ErrorIdle: 1}}}},
 		Pools:  []admin.Pool{{Name: "mail", Servers: []admin.PoolServer{server}, Queued: 1, QueueTimeouts: 2, QueueFull: 3, NoServer: 4}},
 		Links:  []admin.Link{{Name: "isp", Up: true, Weight: 5, RTT: 0.01, Loss: 0.5, Downs: 1, Flows: 10, BytesIn: 20, BytesOut: 30}},

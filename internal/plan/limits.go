@@ -24,7 +24,8 @@ func LimitCounters(listener string) (rate, clients string) {
 func perSecond(n int) Rate { return Rate{Count: uint64(n), Per: "second", Burst: uint32(n)} }
 
 // limited adds a chain to the table that drops new connections over a listener's rates, with its counters and sets, and returns the chain's
-// name; "" when the listener has no rates. The rule for all clients is there once, for its bucket is its own.
+// name; "" when the listener has no rates. The rule for all clients is there once, for its bucket is its own. Proxies in front that tell their
+// clients are not clients: the worker, who reads what they tell, bounds those.
 func (t *Table) limited(l *config.Listener, families []Family) string {
 	if l.Limits.Rate+l.Limits.ClientRate == 0 {
 		return ""
@@ -38,8 +39,8 @@ func (t *Table) limited(l *config.Listener, families []Family) string {
 			set := Set{Name: "clients-" + l.Name + "-" + f.digit(), Type: Fields{SaddrOf(f)}.SetType(), Dynamic: true, Runtime: true,
 				Timeout: true, Lapse: meterLapse, Size: meterSize}
 			t.Sets = append(t.Sets, set)
-			c.Rules = append(c.Rules, rule(fmt.Sprintf("more than %d new connections a second of one client", n),
-				Meter{Set: set.Name, Key: Fields{SaddrOf(f)}, Update: true, Rate: perSecond(n)}, Counter{Name: clients}, drop))
+			c.Rules = append(c.Rules, rule(fmt.Sprintf("more than %d new connections a second of one client", n), append(t.noProxy(l, f),
+				Meter{Set: set.Name, Key: Fields{SaddrOf(f)}, Update: true, Rate: perSecond(n)}, Counter{Name: clients}, drop)...))
 		}
 	}
 	if n := l.Limits.Rate; n > 0 {
@@ -48,6 +49,20 @@ func (t *Table) limited(l *config.Listener, families []Family) string {
 	}
 	t.Chains = append(t.Chains, c)
 	return c.Name
+}
+
+// noProxy matches who is none of the proxies in front of a listener, and adds the set of those.
+func (t *Table) noProxy(l *config.Listener, f Family) []Expr {
+	if l.ProxyProtocol == nil {
+		return nil
+	}
+	proxies := ofOne(f, l.ProxyProtocol.From)
+	if len(proxies) == 0 {
+		return nil
+	}
+	set := Set{Name: "proxies-" + l.Name + "-" + f.digit(), Type: Fields{SaddrOf(f)}.SetType(), Interval: true, Elements: IntervalElements(proxies)}
+	t.Sets = append(t.Sets, set)
+	return []Expr{In{Key: Fields{SaddrOf(f)}, Set: set.Name, Not: true}}
 }
 
 // limits adds the chain that bounds the rates of listeners that clients dial, where their SYNs arrive. What is diverted to another listener

@@ -383,6 +383,38 @@ func TestLimitOfToldClient(t *testing.T) {
 	}
 }
 
+// So does the rate of new connections per client, and what a proxy says for itself counts for nobody.
+func TestRateOfToldClient(t *testing.T) {
+	l := believing("127.0.0.0/8", true)
+	l.Limits.ClientRate = 2
+	g := start(t, gatewayOptions{loops: 2, listener: l, servers: []string{serve(t, "127.0.0.1:0", lab.Echo)}})
+	to := netip.MustParseAddrPort("127.0.0.1:25")
+	enter := func(client netip.AddrPort) *net.TCPConn {
+		c := g.dial()
+		c.Write(append(proxyproto.Append2(nil, client, to), "in"...))
+		return c
+	}
+	begin := time.Now()
+	one, two := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:1")
+	for _, client := range []netip.AddrPort{one, two, {}, one, two, {}, {}, {}} {
+		expect(t, enter(client), "in")
+	}
+	third := enter(one)
+	if took := time.Since(begin); took > 400*time.Millisecond {
+		t.Skipf("this machine took %v for nine connections: a half second gives another one", took)
+	}
+	expectReset(t, third)
+	if sum := g.sum(); sum.Errors[listen.ClientRate] != 1 {
+		t.Errorf("counters %+v", sum)
+	}
+	g.until("another one may come", func(*listen.Counters) bool {
+		c := enter(one)
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		n, _ := io.ReadFull(c, make([]byte, 2))
+		return n == 2
+	})
+}
+
 // A client in the server's own network: each fall-back does what it says, and is counted.
 func TestSameNetwork(t *testing.T) {
 	lab.NeedInside(t)

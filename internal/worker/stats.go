@@ -19,6 +19,7 @@ var kinds = [listen.Kinds]string{
 	listen.HalfClosed:      control.ErrorHalfClosed,
 	listen.LimitListener:   control.ErrorLimitListener,
 	listen.LimitClient:     control.ErrorLimitClient,
+	listen.ClientRate:      control.ErrorClientRate,
 	listen.Loop:            control.ErrorLoop,
 	listen.NoDestination:   control.ErrorNoDestination,
 	listen.Descriptors:     control.ErrorDescriptors,

@@ -1,4 +1,4 @@
-package httpproxy
+package listen
 
 import (
 	"hash/maphash"
@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// rate bounds the requests a second of each client. It keeps for each the time at which what it has sent so far would be used up, had it
-// kept to the rate (the generic cell rate algorithm, ITU-T I.371). It holds no client longer than that.
-type rate struct {
-	every time.Duration // one request
+// Rate bounds how much a second each client may ask for: connections or requests. It keeps for each the time at which what it has asked for so far
+// would be used up, had it kept to the rate (the generic cell rate algorithm, ITU-T I.371). It holds no client longer than that. All loops may use it at once.
+type Rate struct {
+	every time.Duration // one of them
 	ahead time.Duration // how far a burst may run ahead
 	seed  maphash.Seed
 	shard [rateShards]rateShard
@@ -28,11 +28,12 @@ type rateShard struct {
 	_   [48]byte
 }
 
-func newRate(perSecond, burst int) *rate {
+// NewRate makes one for so many a second, of which burst may come at once; 0: as many as in a second.
+func NewRate(perSecond, burst int) *Rate {
 	if burst <= 0 {
 		burst = perSecond
 	}
-	r := &rate{every: time.Second / time.Duration(perSecond), seed: maphash.MakeSeed()}
+	r := &Rate{every: time.Second / time.Duration(perSecond), seed: maphash.MakeSeed()}
 	r.ahead = r.every * time.Duration(burst)
 	for i := range r.shard {
 		r.shard[i].due = make(map[netip.Addr]int64)
@@ -40,8 +41,8 @@ func newRate(perSecond, burst int) *rate {
 	return r
 }
 
-// take takes a request of the client in, or says that it is one too many.
-func (r *rate) take(client netip.Addr, at time.Time) bool {
+// Take takes one of the client's in, or says that it is one too many.
+func (r *Rate) Take(client netip.Addr, at time.Time) bool {
 	s := &r.shard[maphash.Comparable(r.seed, client)%rateShards]
 	now := at.UnixNano()
 	s.Lock()
