@@ -161,6 +161,7 @@ const (
 	ErrorRateLimit       = "rate_limit"       // the client sent more requests a second than it may
 	ErrorDenied          = "denied"           // by an access rule, or for want of a password
 	ErrorHandshake       = "handshake"        // of TLS with the client
+	ErrorServerHandshake = "server_handshake" // of TLS with the server: most often its certificate is not good for the name
 	ErrorNoName          = "no_name"          // the host could not be looked up
 	ErrorNotHTTP         = "not_http"         // not_http is close, or there was nowhere to tunnel to
 	ErrorProxyHeader     = "proxy_header"     // no PROXY header, or none in time, or a bad one; or from who may not send one

@@ -3,6 +3,7 @@ package httpproxy
 import (
 	"syscall"
 
+	"salp/internal/dial"
 	"salp/internal/engine"
 	"salp/internal/htpasswd"
 	"salp/internal/http1"
@@ -54,6 +55,7 @@ type inlet struct {
 	urgent   bool          // there were urgent bytes: a short read proves nothing
 	eof      bool          // everything was read
 	failed   syscall.Errno // the error that was taken off the socket: it comes behind what can still be read
+	secure   *dial.Secure  // of a server by TLS, whose ends are told there; nil: the socket tells of them
 }
 
 // note takes down what an event says.
@@ -74,14 +76,23 @@ func (in *inlet) read(fd int32, b []byte) (int, syscall.Errno) {
 		return 0, 0
 	case e != 0:
 		return 0, e
-	case n == 0 && in.failed != 0:
+	case n == 0 && in.broken():
 		return 0, in.failed
 	case n == 0:
 		in.readable, in.eof = false, true
+	case n < len(b) && in.closing && in.secure != nil: // it is only known at the end of which kind that is
 	case n < len(b) && !in.urgent && in.failed == 0: // the socket is empty; what comes later is a new event
 		in.readable, in.eof = false, in.closing
 	}
 	return n, 0
+}
+
+// broken says that the end that was read is an error: one that was taken off the socket, or the end of TLS that was cut.
+func (in *inlet) broken() bool {
+	if in.failed == 0 && in.secure.WasCut() {
+		in.failed = syscall.ECONNRESET
+	}
+	return in.failed != 0
 }
 
 // Handle implements engine.Handler.

@@ -51,7 +51,7 @@ type Shared struct {
 	Log      *accesslog.Log  // nil: nothing is logged
 	// Upstream puts TLS between us and a server: it takes over a connected socket, and returns one in its place. host is the server's name. nil: servers
 	// are spoken to without TLS.
-	Upstream func(fd int, host string) (int, error)
+	Upstream func(fd int, host string) (int, *dial.Secure, error)
 	rate     *listen.Rate
 	rewrites []*rewrite // by index of the route; nil: none
 }

@@ -59,6 +59,7 @@ type options struct {
 	names    map[string][]string // what the resolver knows
 	users    string              // htpasswd
 	destroy  dial.Destroy
+	upstream func(fd int, host string) (int, *dial.Secure, error)
 }
 
 // explicit is a listener with a pool of one server.
@@ -109,6 +110,7 @@ func (r *rig) build(cfg *config.Config, n *config.Listener, addr netip.AddrPort,
 	}
 	rules := access.Compile(cfg)
 	shared := &httpproxy.Shared{Access: rules.List(n.Access), Routes: rules.Routes(n.Name), Pools: pools, Resolver: names(o.names)}
+	shared.Upstream = o.upstream
 	if o.users != "" {
 		users, err := htpasswd.New()
 		if err != nil {

@@ -187,7 +187,7 @@ func (p *Proxy) splice(s *stream, in *inlet, from int32) outcome {
 	case e != 0:
 		p.work.moved.errno = e
 		return lost
-	case n == 0 && in.failed != 0:
+	case n == 0 && in.broken():
 		p.work.moved.errno = in.failed
 		return lost
 	case n == 0:

@@ -279,14 +279,18 @@ func (c *conn) noResponse(l *engine.Loop, e syscall.Errno) bool {
 	if up.uses > 1 && ex.repeatable && ex.out == nil && ex.sent == 0 {
 		return c.repeat(l)
 	}
+	kind, cause := listen.ServerReset, errorpage.Reset
+	if up.secure.WasRefused() {
+		kind, cause = listen.ServerHandshake, errorpage.ServerTLS
+	}
 	up.place.Counters().Resets++
-	p.Counters.Errors[listen.ServerReset]++
+	p.Counters.Errors[kind]++
 	c.letGo(l, false)
 	if p.Config.ResetsOnServerFailure() {
 		c.reset(l)
 		return false
 	}
-	return c.answer(l, errorpage.Reset, 502)
+	return c.answer(l, cause, 502)
 }
 
 // repeat sends the request again on a new connection: the server had closed the old one before it came.

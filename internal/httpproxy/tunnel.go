@@ -93,7 +93,7 @@ func (c *conn) handOver(l *engine.Loop, toClient []byte, e *accesslog.Entry) {
 	p, up := c.proxy, c.up
 	p.Counters.Tunnels++
 	t := relay.Tunnel{Client: int(c.fd), Server: int(up.fd), Place: up.place, Lease: c.flow.Lease, ToServer: c.in, ToClient: toClient}
-	if c.flow.TLS != nil && e == nil {
+	if (c.flow.TLS != nil || up.secure != nil) && e == nil {
 		t.Note = &relay.Note{Done: func(*relay.Note) {}}
 	}
 	if e != nil {
@@ -106,6 +106,9 @@ func (c *conn) handOver(l *engine.Loop, toClient []byte, e *accesslog.Entry) {
 	}
 	if c.flow.TLS != nil {
 		t.Note.Broken = &c.flow.TLS.Broken
+	}
+	if up.secure != nil {
+		t.Note.Secure = up.secure
 	}
 	if up.uses == 0 && up.owing && c.in == nil {
 		sock.Ack(int(up.fd))

@@ -185,7 +185,7 @@ func (u *upstream) reached(l *engine.Loop, p dial.Progress, ev engine.Event) {
 		c.brokenAtOnce(l)
 	case dial.Connected:
 		u.connected(c.state == dialing || c.readable)
-		if err := u.secure(l); err != nil {
+		if err := u.beginTLS(l); err != nil {
 			c.brokenAtOnce(l)
 			return
 		}
@@ -211,14 +211,14 @@ func (u *upstream) connected(more bool) {
 	}
 }
 
-// secure puts TLS between the connection and its server, where that is asked for.
-func (u *upstream) secure(l *engine.Loop) error {
+// beginTLS puts TLS between the connection and its server, where that is asked for.
+func (u *upstream) beginTLS(l *engine.Loop) error {
 	if u.key.tls == "" {
 		return nil
 	}
 	l.Unwatch(int(u.fd)) // or the copy that a goroutine has would keep it watched
-	fd, err := u.proxy.Shared.Upstream(int(u.fd), u.key.tls)
-	u.fd = int32(fd)
+	fd, secure, err := u.proxy.Shared.Upstream(int(u.fd), u.key.tls)
+	u.fd, u.secure = int32(fd), secure
 	if err != nil {
 		return err
 	}
@@ -238,6 +238,7 @@ func (u *upstream) close(l *engine.Loop) {
 
 // reset ends it with a RST.
 func (u *upstream) reset(l *engine.Loop) {
+	u.secure.Break()
 	if u.attempt == nil {
 		sock.Reset(int(u.fd))
 	}

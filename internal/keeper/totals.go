@@ -16,7 +16,7 @@ var errorKinds = []string{
 	control.ErrorClientLost, control.ErrorServerLost, control.ErrorNoServer, control.ErrorQueueFull, control.ErrorQueueTimeout,
 	control.ErrorSameNetwork, control.ErrorProxyHeader, control.ErrorClientRate,
 	control.ErrorBadRequest, control.ErrorBadResponse, control.ErrorTruncated, control.ErrorHeadTimeout, control.ErrorBodyTimeout,
-	control.ErrorResponseTimeout, control.ErrorRateLimit, control.ErrorDenied, control.ErrorHandshake, control.ErrorNoName, control.ErrorNotHTTP,
+	control.ErrorResponseTimeout, control.ErrorRateLimit, control.ErrorDenied, control.ErrorHandshake, control.ErrorServerHandshake, control.ErrorNoName, control.ErrorNotHTTP,
 	control.ErrorLinkDown, control.ErrorNoLink,
 }
 

@@ -85,7 +85,8 @@ const (
 	ResponseTimeout
 	RateLimit
 	Denied
-	Handshake // of TLS with the client
+	Handshake       // of TLS with the client
+	ServerHandshake // of TLS with the server
 	NoName
 	NotHTTP
 	NoLink   // no Internet link is up that it may use, or the rules forbid it

@@ -34,7 +34,7 @@ The process that serves the page also tells about itself by nothing but this pag
 ## Kinds of errors
 
 ` + "`salp_listener_errors_total`" + ` counts by ` + "`kind`" + `; a kind that has not happened is not there. About the server: ` + "`connect_refused`, `connect_timeout`, `connect_other`," + `
-` + "`server_reset`, `server_lost`, `bad_response`, `response_timeout`, `truncated`" + `. About the pool: ` + "`no_server`, `queue_full`, `queue_timeout`, `same_network`" + `. About the
+` + "`server_reset`, `server_lost`, `bad_response`, `response_timeout`, `truncated`, `server_handshake`" + `. About the pool: ` + "`no_server`, `queue_full`, `queue_timeout`, `same_network`" + `. About the
 client: ` + "`client_reset`, `client_lost`, `bad_request`, `head_timeout`, `body_timeout`, `not_http`, `proxy_header`, `handshake`" + `. Timeouts: ` + "`idle`, `half_closed`" + `. Limits, the
 connection was refused: ` + "`limit_listener`, `limit_client`, `over_rate`, `over_client_rate`, `rate_limit`" + `. Rules: ` + "`denied`" + `. Links: ` + "`no_link`, `link_down`" + `. The
 gateway: ` + "`no_port`, `no_name`, `loop`, `no_destination`, `descriptors`, `internal`" + `. A test keeps this list complete.

@@ -190,6 +190,7 @@ func (c *conn) broken(l *engine.Loop, side int, e syscall.Errno) {
 }
 
 func (c *conn) reset(l *engine.Loop) {
+	c.note.broken()
 	for _, fd := range c.fd {
 		if fd >= 0 {
 			sock.Reset(int(fd))
@@ -236,8 +237,16 @@ func (c *conn) forget(l *engine.Loop) {
 func (n *Note) failed(kind listen.Kind) {
 	if n != nil && !n.Failed {
 		n.Failed, n.Kind = true, kind
-		if n.Broken != nil {
-			n.Broken.Store(true)
-		}
 	}
+}
+
+// broken tells those beyond the sockets that these are about to be reset.
+func (n *Note) broken() {
+	if n == nil {
+		return
+	}
+	if n.Broken != nil {
+		n.Broken.Store(true)
+	}
+	n.Secure.Break()
 }

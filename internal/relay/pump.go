@@ -129,13 +129,12 @@ func (c *conn) copy(l *engine.Loop, i int) (int, syscall.Errno) {
 		return i, e
 	}
 	if n == 0 {
-		d.eof, d.readable = true, false
-		return i, 0
+		return i, c.ended(i)
 	}
 	c.count(l, i, n)
 	if n == len(b) {
 		d.grew()
-	} else if !d.urgent {
+	} else if !d.urgent && !(d.closing && i == server && c.secure()) {
 		// The socket is empty (tcp_recvmsg stops short only there and at an urgent mark); what comes later is a new event.
 		d.readable, d.eof = false, d.closing
 	}
@@ -149,6 +148,19 @@ func (c *conn) copy(l *engine.Loop, i int) (int, syscall.Errno) {
 	}
 	return i, 0
 }
+
+// ended takes down that side i has ended, which is an error where a server's TLS was cut.
+func (c *conn) ended(i int) syscall.Errno {
+	d := &c.dir[i]
+	if i == server && c.secure() && c.note.Secure.WasCut() {
+		return syscall.ECONNRESET
+	}
+	d.eof, d.readable = true, false
+	return 0
+}
+
+// secure says that TLS is spoken with the server, so that only its very end tells of which kind that is.
+func (c *conn) secure() bool { return c.note != nil && c.note.Secure != nil }
 
 // grew counts full reads.
 func (d *direction) grew() {
@@ -188,8 +200,7 @@ func (c *conn) fill(l *engine.Loop, i int) syscall.Errno {
 	case e != 0:
 		return e
 	case n == 0:
-		d.eof, d.readable = true, false
-		return 0
+		return c.ended(i)
 	}
 	d.pipe.Held = n
 	d.burst += uint32(n)

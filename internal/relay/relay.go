@@ -65,6 +65,7 @@ type Note struct {
 	Failed  bool
 	Kind    listen.Kind  // why, when it failed
 	Broken  *atomic.Bool // is set before the sockets are reset; nil: nobody asks
+	Secure  *dial.Secure // of a server by TLS; nil: the server's socket tells how it ends
 	Done    func(*Note)  // is called once, on the loop
 }
 

@@ -52,12 +52,15 @@ func (c *Certificates) Set(name string, content []byte) error {
 			continue
 		}
 		if err := c.load(i); err != nil {
-			failed = err
+			failed = otherHalf(err)
 		}
 	}
 	c.publish()
 	return failed
 }
+
+// otherHalf says of a file of a pair that it may be wrong for a moment alone.
+func otherHalf(err error) error { return fmt.Errorf("%w (its other half may be about to change)", err) }
 
 func (c *Certificates) load(i int) error {
 	pair := c.pairs[i]

@@ -23,6 +23,9 @@ type clientConn struct {
 	once    sync.Once
 }
 
+// NetConn returns the connection itself.
+func (c *clientConn) NetConn() net.Conn { return c.Conn }
+
 // Close implements net.Conn.
 func (c *clientConn) Close() error {
 	err := c.Conn.Close()

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -146,7 +145,7 @@ func (p *Port) handle(conn net.Conn, f *listen.Flow) {
 			p.end(f, true)
 			return
 		}
-		join(t, inner, &f.TLS.Broken) // the proxy has the flow, and ends it
+		join(t, inner, border{broken: f.TLS.Broken.Load}) // the proxy has the flow, and ends it
 	}
 }
 
@@ -208,28 +207,43 @@ type halfCloser interface {
 
 var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
 
-// join carries both directions until both have ended, or one has failed, and closes the two. When broken is set by then, b's end was a reset: a is
-// closed without the end that TLS has.
-func join(a *tls.Conn, b halfCloser, broken *atomic.Bool) {
+// border is what the two ends of a joined connection cannot tell each other by the bytes. Its functions may be nil.
+type border struct {
+	broken func() bool // the loop has reset its end: the other is not to see a good one
+	ended  func(error) // the end beyond TLS has ended, nil: by its close_notify, or failed. It is called before the loop can see it
+}
+
+// join carries both directions until both have ended, or one has failed, and closes the two. a is TLS, b the way to a loop.
+func join(a *tls.Conn, b halfCloser, x border) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		carry(a, b, nil)
+		err := move(a, b)
+		if x.ended != nil {
+			x.ended(err)
+		}
+		end(a, b, err)
 	}()
-	carry(b, a, broken)
+	err := move(b, a)
+	if x.broken != nil && x.broken() {
+		err = errBroken
+	}
+	end(b, a, err)
 	<-done
 	_ = a.Close()
 	_ = b.Close()
 }
 
-// carry carries one direction. Its end is passed on as an end; a failure ends both sides at once.
-func carry(from, to halfCloser, broken *atomic.Bool) {
+// move moves what comes from one side to the other until the first has ended.
+func move(from, to halfCloser) error {
 	b := pieces.Get().(*[piece]byte)
 	defer pieces.Put(b)
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, b[:])
-	if broken != nil && broken.Load() {
-		err = errBroken
-	}
+	return err
+}
+
+// end passes the end of one direction on as an end; a failure ends both sides at once.
+func end(from, to halfCloser, err error) {
 	if err == nil {
 		err = to.CloseWrite()
 	}
@@ -243,11 +257,12 @@ var errBroken = errors.New("tlsproxy: the other side was reset")
 
 // cut ends a connection so that the other end cannot take it for a good end: TLS's own is left out, and TCP's is a reset.
 func cut(c net.Conn) {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	if t, ok := c.(*clientConn); ok {
-		c = t.Conn
+	for {
+		below, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = below.NetConn()
 	}
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0) // it fails when the connection has gone already

@@ -373,7 +373,7 @@ func TestUpstream(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inner, err := u.Wrap(dup, host)
+		inner, _, err := u.Wrap(dup, host)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,8 +37,8 @@ type services struct {
 
 	resolver *resolve.Resolver // of names that requests and TLS clients have
 
-	files   map[string][]byte       // of certificates and keys
-	changed func(name string) error // is told of one that changed; nil: nobody is
+	files   map[string][]byte         // of certificates and keys
+	changed []func(name string) error // are told of one that changed
 }
 
 // newServices reads everything that came before Start. What is wrong with a file is an error with its place in the configuration.
@@ -143,10 +143,13 @@ func (s *services) takeFile(name string, r *io.SectionReader) error {
 		return err
 	}
 	s.files[name] = text
-	if s.changed != nil {
-		return s.changed(name)
+	var failed error
+	for _, tell := range s.changed {
+		if err := tell(name); err != nil {
+			failed = err
+		}
 	}
-	return nil
+	return failed
 }
 
 // follow takes what the keeper hands over later, one after the other, off the loops.

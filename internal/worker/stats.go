@@ -37,6 +37,7 @@ var kinds = [listen.Kinds]string{
 	listen.RateLimit:       control.ErrorRateLimit,
 	listen.Denied:          control.ErrorDenied,
 	listen.Handshake:       control.ErrorHandshake,
+	listen.ServerHandshake: control.ErrorServerHandshake,
 	listen.NoName:          control.ErrorNoName,
 	listen.NotHTTP:         control.ErrorNotHTTP,
 	listen.ProxyHeader:     control.ErrorProxyHeader,

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"fmt"
 	"log/slog"
 
 	"salp/internal/config"
@@ -36,20 +35,20 @@ func (s *services) tlsServers(listeners []*listen.Listener, log *slog.Logger) (m
 		certificates = append(certificates, c)
 		all[n.Name] = server
 	}
-	s.changed = func(name string) error {
+	s.changed = append(s.changed, func(name string) error {
 		var failed error
 		for _, c := range certificates {
 			if err := c.Set(name, s.files[name]); err != nil {
-				failed = fmt.Errorf("%w (its other half may be about to change)", err)
+				failed = err
 			}
 		}
 		return failed
-	}
+	})
 	return all, nil
 }
 
 // upstream returns what puts TLS between a listener and its servers; nil: nothing does.
-func (s *services) upstream(n *config.Listener, log *slog.Logger) (func(int, string) (int, error), error) {
+func (s *services) upstream(n *config.Listener, log *slog.Logger) (func(int, string) (int, *dial.Secure, error), error) {
 	if n.UpstreamTLS == nil {
 		return nil, nil
 	}
@@ -57,6 +56,7 @@ func (s *services) upstream(n *config.Listener, log *slog.Logger) (func(int, str
 	if err != nil {
 		return nil, s.cfg.Fault(config.Path{"listeners", n.Name, "upstream_tls"}, err.Error(), "mend the files")
 	}
+	s.changed = append(s.changed, func(name string) error { return u.Set(name, s.files[name]) })
 	return u.Wrap, nil
 }
 
