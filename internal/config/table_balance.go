@@ -90,7 +90,7 @@ var stickKeys = mapping(nil,
 		aka:     []string{"expire", "ttl"},
 	}, wholeSeconds(span(time.Second, 30*24*time.Hour, "")), func(s *Stick) *time.Duration { return &s.For }),
 	prop(entry{key: "size", def: "100000",
-		doc:     "How many clients are remembered, in 16 bytes each. When there are more, those that were seen longest ago are forgotten.",
+		doc:     "How many clients are remembered, in 24 bytes each. When there are more, those that were seen longest ago are forgotten.",
 		example: "size: 1000000",
 	}, number[int](64, 100_000_000), func(s *Stick) *int { return &s.Size }),
 )

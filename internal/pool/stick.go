@@ -12,6 +12,9 @@ import (
 // It is a hash table of buckets of eight entries with no lock. An entry is two words: which server, until when; and the client's hash
 // XORed with that. A reader who sees one word of an old entry and one of a new finds that they do not match any client, and takes it for empty. (Hyatt,
 // Mann, A lock-less transposition table implementation for parallel search, 2002)
+//
+// A client has two buckets and is put into the emptier one, and there is half as much room again as clients, so that nobody is forgotten
+// before the table is full. (Azar, Broder, Karlin, Upfal, Balanced Allocations, 1999)
 type Table struct {
 	words   []atomic.Uint64
 	buckets uint64
@@ -23,9 +26,9 @@ const (
 	ways8        = 8 // entries in a bucket
 )
 
-// TableWords is how many words a table for that many clients takes.
+// TableWords is how many words a table for that many clients takes: 24 bytes for each.
 func TableWords(clients int) int {
-	buckets := (clients + ways8 - 1) / ways8
+	buckets := (clients + clients/2 + ways8 - 1) / ways8
 	return tableHeader + max(buckets, 1)*ways8*2
 }
 
@@ -57,22 +60,36 @@ func (t *Table) Copy(from *Table) {
 // key is the client's hash, by a seed that is the table's own: who chooses addresses cannot choose where they fall.
 func (t *Table) key(a netip.Addr) uint64 { return mix(hashAddr(a) ^ t.words[1].Load()) }
 
-func (t *Table) bucket(key uint64) []atomic.Uint64 {
-	at := tableHeader + key%t.buckets*2*ways8
+// buckets2 are the two in which a client may be.
+func (t *Table) buckets2(key uint64) (one, other []atomic.Uint64) {
+	return t.bucket(key % t.buckets), t.bucket(mix(key) % t.buckets)
+}
+
+func (t *Table) bucket(n uint64) []atomic.Uint64 {
+	at := tableHeader + n*2*ways8
 	return t.words[at : at+2*ways8]
+}
+
+// find returns where the client's entry is in a bucket and what it holds; 0: it has none.
+func find(b []atomic.Uint64, key uint64) (at int, value uint64) {
+	for i := 0; i < len(b); i += 2 {
+		value := b[i+1].Load()
+		if value != 0 && b[i].Load()^value == key {
+			return i, value
+		}
+	}
+	return 0, 0
 }
 
 // get returns the server that a client had, now in seconds since 1970.
 func (t *Table) get(client netip.Addr, now uint32) (id uint32, ok bool) {
 	key := t.key(client)
-	b := t.bucket(key)
-	for i := 0; i < len(b); i += 2 {
-		value := b[i+1].Load()
-		if value != 0 && b[i].Load()^value == key {
-			return uint32(value >> 32), uint32(value) > now
-		}
+	one, other := t.buckets2(key)
+	_, value := find(one, key)
+	if value == 0 {
+		_, value = find(other, key)
 	}
-	return 0, false
+	return uint32(value >> 32), uint32(value) > now
 }
 
 // put remembers a client's server.
@@ -80,20 +97,38 @@ func (t *Table) put(client netip.Addr, id, until uint32) {
 	t.set(t.key(client), uint64(id)<<32|uint64(until))
 }
 
-// set takes the client's own entry, an empty one, or the one whose time is over first.
+// set takes the client's own entry, an empty one in the bucket that has more of them, or the one whose time is over first.
 func (t *Table) set(key, value uint64) {
-	b := t.bucket(key)
-	at, least := 0, uint32(0xffffffff)
+	one, other := t.buckets2(key)
+	for _, b := range [][]atomic.Uint64{one, other} {
+		if at, held := find(b, key); held != 0 {
+			write(b, at, key, value)
+			return
+		}
+	}
+	at, least, empty := room(one)
+	if a, l, e := room(other); e > empty || e == empty && l < least {
+		one, at = other, a
+	}
+	write(one, at, key, value)
+}
+
+// room returns which entry of a bucket would be given up first, until when that one holds, and how many are empty.
+func room(b []atomic.Uint64) (at int, least uint32, empty int) {
+	least = 0xffffffff
 	for i := 0; i < len(b); i += 2 {
 		held := b[i+1].Load()
-		if held != 0 && b[i].Load()^held == key {
-			at = i
-			break
+		if held == 0 {
+			empty++
 		}
 		if until := uint32(held); until < least {
 			at, least = i, until
 		}
 	}
+	return at, least, empty
+}
+
+func write(b []atomic.Uint64, at int, key, value uint64) {
 	b[at+1].Store(value)
 	b[at].Store(key ^ value)
 }
