@@ -144,7 +144,8 @@ var limitsKeys = mapping(nil, append([]field[Limits]{
 	prop(entry{key: "backlog", absent: "as many as the kernel allows (net.core.somaxconn)",
 		doc: "How many connections may wait to be accepted, for each event loop. When that many do, the kernel drops further SYNs and the client sends them again after a second. " +
 			"`salp status` counts the drops of the whole listener.",
-		watch:   "The kernel cuts it to net.core.somaxconn. Connections wait here while a worker is replaced, so a small number makes them fail then.",
+		watch: "The kernel cuts it to net.core.somaxconn. Connections wait here while a worker is replaced, so a small number makes them fail then. When very many come at once the kernel may drop " +
+			"a connection's last packet instead (SYN cookies): a client that waits for the server to speak first, as with SMTP, then waits in vain.",
 		example: "backlog: 1024",
 		aka:     []string{"somaxconn", "accept_queue"},
 	}, number[int](1, 65535), func(l *Limits) *int { return &l.Backlog }),

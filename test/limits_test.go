@@ -1,0 +1,153 @@
+package test
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"salp/internal/admin"
+	"salp/internal/lab"
+)
+
+// TestRates has clients connect faster than they may, by each way of taking connections in: what is over the rate comes later and never goes past Salp, another
+// client notices nothing of one client's rate, and status and metrics count it, over a reload that changes the rates and an upgrade too.
+func TestRates(t *testing.T) {
+	r := newKernelRig(t, 1)
+	_, err := r.net.Server().Serve("10.0.2.2:80", lab.Tell)
+	r.must(err)
+	configuration := `metrics: {listen: "10.0.1.1:9101", from: [10.0.1.0/24]}
+listeners:
+  tproxy-client: {intercept: {interfaces: [g0], ports: [81]}, pool: tell, limits: {client_rate: 5}}
+  tproxy-all: {intercept: {interfaces: [g0], ports: [82]}, pool: tell, limits: {rate: 5}}
+  redirect-client: {intercept: {interfaces: [g0], ports: [83], method: redirect}, pool: tell, limits: {client_rate: 5}}
+  redirect-all: {intercept: {interfaces: [g0], ports: [84], method: redirect}, pool: tell, limits: {rate: 5}}
+  listen-client: {listen: ["10.0.1.1:85"], pool: tell, limits: {client_rate: 5}}
+  listen-all: {listen: ["10.0.1.1:86"], pool: tell, limits: {rate: 5}}
+pools: {tell: {servers: ["10.0.2.2:80"]}}
+`
+	s := r.start(configuration)
+	var wait sync.WaitGroup
+	for port := 81; port <= 86; port++ {
+		to := fmt.Sprintf("10.0.2.2:%d", port)
+		if port >= 85 {
+			to = fmt.Sprintf("10.0.1.1:%d", port)
+		}
+		wait.Go(func() {
+			begin := time.Now()
+			answers, err := r.net.Client().Ask("tcp", to, 12, func(int) netip.Addr { return manyV4(1) })
+			if took := time.Since(begin); err != nil || took < 900*time.Millisecond {
+				t.Errorf("%s: 12 connections at 5 a second took %v, %v", to, took, err)
+			}
+			for _, a := range answers {
+				if !strings.HasPrefix(a, "10.0.2.1:") {
+					t.Errorf("%s: a connection went past Salp: %q", to, a)
+				}
+			}
+		})
+		if port%2 == 1 { // a rate of each client
+			wait.Go(func() {
+				begin := time.Now()
+				if _, err := r.net.Client().Ask("tcp", to, 5, func(int) netip.Addr { return manyV4(2) }); err != nil || time.Since(begin) > 900*time.Millisecond*slowdown {
+					t.Errorf("%s: another client's five connections took %v, %v", to, time.Since(begin), err)
+				}
+			})
+		}
+	}
+	wait.Wait()
+	counts := func() (all [6]uint64) {
+		st, err := s.status()
+		r.must(err)
+		page, err := r.scrape(r.net.Client(), "10.0.1.1:9101")
+		r.must(err)
+		for i, l := range st.Listeners {
+			kind := []string{"over_client_rate", "over_rate"}[i%2]
+			all[i] = l.Counters.Errors[kind]
+			key := fmt.Sprintf("salp_listener_errors_total kind=%s listener=%s", kind, l.Name)
+			if other, there := page["salp_listener_errors_total listener="+l.Name+" kind="+kind]; there {
+				page[key] = other
+			}
+			if all[i] == 0 || uint64(page[key]) != all[i] {
+				t.Errorf("%s: status counts %d over the rate, metrics %v", l.Name, all[i], page[key])
+			}
+		}
+		return all
+	}
+	before := counts()
+	s.reload(strings.ReplaceAll(configuration, "rate: 5", "rate: 6"))
+	if now := counts(); now != before {
+		t.Errorf("a reload that changes the rates changed the counts from %v to %v", before, now)
+	}
+	if out, code := r.command("upgrade", "--run-dir", s.dir); code != 0 {
+		t.Fatalf("salp upgrade: %s", out)
+	}
+	if now := counts(); now != before {
+		t.Errorf("an upgrade changed the counts from %v to %v", before, now)
+	}
+	if out, _ := r.command("status", "--run-dir", s.dir); !strings.Contains(out, "limits: 6 new ones a second of one client") {
+		t.Errorf("salp status does not tell the rates:\n%s", out)
+	}
+	s.stop()
+}
+
+// TestBacklog has more connections wait than may while the worker stands still: the kernel drops the SYNs of those that are too many, they come again,
+// nobody is refused, and status tells what was dropped.
+func TestBacklog(t *testing.T) {
+	r := newKernelRig(t, 1)
+	s := r.start(`workers: 1
+listeners: {web: {listen: ["10.0.1.1:25"], pool: web, limits: {backlog: 4}}}
+pools: {web: {servers: ["10.0.2.2:25"]}}
+`)
+	worker := s.worker()
+	r.kill(worker, syscall.SIGSTOP)
+	var first []*net.TCPConn
+	for range 5 { // one more than the backlog: the kernel calls a queue full that is longer (sk_acceptq_is_full)
+		first = append(first, r.dial("10.0.1.1:25"))
+	}
+	took := make([]time.Duration, 6)
+	var wait sync.WaitGroup
+	for i := range took {
+		wait.Go(func() {
+			begin := time.Now()
+			if answers, err := r.net.Client().Ask("tcp", "10.0.1.1:25", 1, nil); err != nil || answers[0] != "1" {
+				t.Errorf("connection %d: %q, %v", i, answers, err)
+			}
+			took[i] = time.Since(begin)
+		})
+		time.Sleep(40 * time.Millisecond) // so that the second SYNs do not come all at once either
+	}
+	r.kill(worker, syscall.SIGCONT)
+	for i, c := range first {
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || line != "1\n" {
+			t.Errorf("connection %d of those that fit got %q, %v", i, line, err)
+		}
+		c.Close()
+	}
+	wait.Wait()
+	for _, d := range took {
+		if d < 900*time.Millisecond {
+			t.Errorf("a connection that found the queue full took %v, less than until its second SYN", d)
+		}
+	}
+	st := s.await("telling the drops", func(st *admin.Status) bool { return st.Listeners[0].Queue.Dropped >= 6 })
+	if st.Listeners[0].Queue.Bound != 4 || st.Restarts != 0 {
+		t.Errorf("status: %+v, %d workers replaced", st.Listeners[0].Queue, st.Restarts)
+	}
+	if out, _ := r.command("status", "--run-dir", s.dir); !strings.Contains(out, "accept queue: 0 of 4 wait, ") {
+		t.Errorf("salp status does not tell of the queue:\n%s", out)
+	}
+	s.reload(`workers: 1
+listeners: {web: {listen: ["10.0.1.1:25"], pool: web, limits: {backlog: 9}}}
+pools: {web: {servers: ["10.0.2.2:25"]}}
+`)
+	after := s.await("with a longer queue", func(st *admin.Status) bool { return st.Listeners[0].Queue.Bound == 9 })
+	if after.Listeners[0].Queue.Dropped < st.Listeners[0].Queue.Dropped {
+		t.Errorf("a reload made %d drops of %d", after.Listeners[0].Queue.Dropped, st.Listeners[0].Queue.Dropped)
+	}
+	s.stop()
+}
