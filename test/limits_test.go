@@ -151,3 +151,67 @@ pools: {web: {servers: ["10.0.2.2:25"]}}
 	}
 	s.stop()
 }
+
+// TestBoundsOverReload fills a listener and a server, and reloads: what the worker before has open counts. One connection waits for a place on the server and
+// gets the first that is free, the next finds the queue full, and one waits in vain.
+func TestBoundsOverReload(t *testing.T) {
+	r := newRig(t, 1)
+	r.serve(80, lab.Tell)
+	configuration := `drain: 1m
+listeners:
+  few: {listen: ["10.0.1.1:8001"], pool: web, limits: {connections: 3}}
+  full: {listen: ["10.0.1.1:8002"], pool: bounded}
+pools:
+  web: {servers: ["10.0.2.2:80"]}
+  bounded: {servers: [{address: "10.0.2.2:80", max_connections: 2}], queue: {length: 1, timeout: 3s}}
+`
+	s := r.start(configuration)
+	held := map[string][]*conversation{}
+	for _, to := range []string{"10.0.1.1:8001", "10.0.1.1:8001", "10.0.1.1:8001", "10.0.1.1:8002", "10.0.1.1:8002"} {
+		v, _ := r.tell(to)
+		held[to] = append(held[to], v)
+	}
+	s.await("counting them", func(st *admin.Status) bool { return st.Listeners[0].Counters.Active == 3 && st.Pools[1].Servers[0].Active == 2 })
+	for round := range 2 {
+		if _, err := r.probe("10.0.1.1:8001", patience); !isRefused(false, err) {
+			t.Errorf("round %d: the fourth of three connections got %v; want a reset", round, err)
+		}
+		waits := r.dial("10.0.1.1:8002")
+		st := s.await("with one that waits", func(st *admin.Status) bool { return st.Pools[1].Queued == 1 })
+		if _, err := r.probe("10.0.1.1:8002", patience); !isRefused(false, err) {
+			t.Errorf("round %d: a connection that found the queue full got %v; want a reset", round, err)
+		}
+		held["10.0.1.1:8002"][0].conn.Close()
+		v := &conversation{r: r, conn: waits, read: bufio.NewReader(waits)}
+		v.told()
+		v.exchange("served")
+		held["10.0.1.1:8002"] = append(held["10.0.1.1:8002"][1:], v)
+		s.await("counting who was refused", func(st *admin.Status) bool {
+			return st.Pools[1].QueueFull == uint64(round+1) && st.Pools[1].Queued == 0 && st.Listeners[0].Counters.Errors["limit_listener"] == uint64(round+1)
+		})
+		if round == 0 {
+			s.reload(configuration)
+			if st, err := s.status(); err != nil || len(st.Workers) != 2 {
+				t.Errorf("the worker before is not there: %+v, %v", st.Workers, err)
+			}
+		} else if len(st.Workers) != 2 {
+			t.Errorf("%d workers", len(st.Workers))
+		}
+	}
+	begin := time.Now()
+	if _, err := r.probe("10.0.1.1:8002", patience); !isRefused(false, err) || time.Since(begin) < 2900*time.Millisecond {
+		t.Errorf("a connection that waited in vain got %v after %v", err, time.Since(begin))
+	}
+	held["10.0.1.1:8001"][0].conn.Close()
+	r.awaitProbe("finds room again", "10.0.1.1:8001", patience, isThrough)
+	st := s.await("counting who waited in vain", func(st *admin.Status) bool { return st.Pools[1].QueueTimeouts == 1 })
+	if st.Pools[1].Servers[0].MaxConnections != 2 {
+		t.Errorf("status: %+v", st.Pools[1].Servers[0])
+	}
+	for _, all := range held {
+		for _, v := range all {
+			v.conn.Close()
+		}
+	}
+	s.stop()
+}

@@ -8,10 +8,11 @@ type Table struct {
 	Pool string `json:"pool"`
 }
 
-// Elsewhere tells a worker how many connections the other workers have, so that both together keep to max_connections. It is whole: what
-// is not in it has none.
+// Elsewhere tells a worker how many connections the other workers have, so that all together keep to max_connections of a server and
+// limits.connections of a listener. It is whole: what is not in it has none.
 type Elsewhere struct {
-	Servers []Place `json:"servers"`
+	Servers   []Place           `json:"servers"`
+	Listeners map[string]uint64 `json:"listeners,omitempty"`
 }
 
 // Place is how many connections there are to one address.

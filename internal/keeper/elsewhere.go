@@ -1,12 +1,14 @@
 package keeper
 
 import (
+	"maps"
+
 	"salp/internal/admin"
 	"salp/internal/config"
 	"salp/internal/control"
 )
 
-// elsewhere returns how many connections workers other than w have to servers that have a bound; nil when nobody needs to know.
+// elsewhere returns how many connections workers other than w have to servers, and on listeners, that have a bound; nil when nobody needs to know.
 func (k *keeper) elsewhere(w *worker, cfg *config.Config) *control.Elsewhere {
 	bounded := map[serverKey]bool{}
 	for _, p := range cfg.Pools {
@@ -16,7 +18,13 @@ func (k *keeper) elsewhere(w *worker, cfg *config.Config) *control.Elsewhere {
 			}
 		}
 	}
-	if len(bounded) == 0 {
+	listeners := map[string]uint64{}
+	for _, l := range cfg.Listeners {
+		if l.Limits.Connections > 0 {
+			listeners[l.Name] = 0
+		}
+	}
+	if len(bounded)+len(listeners) == 0 {
 		return nil
 	}
 	sums := map[serverKey]uint64{}
@@ -29,8 +37,12 @@ func (k *keeper) elsewhere(w *worker, cfg *config.Config) *control.Elsewhere {
 				sums[serverKey{pool: s.Pool, address: s.Address}] += s.Active
 			}
 		}
+		for name := range listeners {
+			listeners[name] += other.stats[name].Active
+		}
 	}
-	m := &control.Elsewhere{}
+	maps.DeleteFunc(listeners, func(_ string, active uint64) bool { return active == 0 })
+	m := &control.Elsewhere{Listeners: listeners}
 	for key, active := range sums {
 		m.Servers = append(m.Servers, control.Place{Pool: key.pool, Address: key.address, Active: active})
 	}
@@ -47,7 +59,7 @@ func (k *keeper) tellElsewhere() {
 	if m == nil {
 		return
 	}
-	w.shares = len(m.Servers) > 0
+	w.shares = len(m.Servers)+len(m.Listeners) > 0
 	if err := w.child.conn.Send(control.Message{Elsewhere: m}); err != nil {
 		w.log.Debug("worker does not take Elsewhere", "error", err)
 	}

@@ -17,10 +17,11 @@ type Listener struct {
 	connections int64 // limits, 0: none
 	perClient   int32
 
-	active  atomic.Int64 // only kept when there is a limit
-	clients *clients     // nil without a limit per client
-	proxy   *config.ProxyProtocol
-	rate    *Rate // of each client that a PROXY header tells; nil: no bound
+	active    atomic.Int64 // only kept when there is a limit
+	elsewhere atomic.Int64 // the same in other workers, as the keeper last told it
+	clients   *clients     // nil without a limit per client
+	proxy     *config.ProxyProtocol
+	rate      *Rate // of each client that a PROXY header tells; nil: no bound
 }
 
 // NewListener makes a listener from its configuration.
@@ -47,9 +48,12 @@ func (n *Listener) admit(client netip.Addr) (*Lease, Kind, bool) {
 	return lease, kind, ok
 }
 
+// Elsewhere tells how many of the listener's connections other workers have.
+func (n *Listener) Elsewhere(active int64) { n.elsewhere.Store(active) }
+
 // admitOne takes a place in the listener's limit alone.
 func (n *Listener) admitOne() bool {
-	if n.connections > 0 && n.active.Add(1) > n.connections {
+	if n.connections > 0 && n.active.Add(1)+n.elsewhere.Load() > n.connections {
 		n.active.Add(-1)
 		return false
 	}

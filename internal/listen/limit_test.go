@@ -51,6 +51,19 @@ func TestLimitsAcrossLoops(t *testing.T) {
 	}
 }
 
+// What a worker before has still open counts.
+func TestConnectionsElsewhere(t *testing.T) {
+	n := listener(2, 0)
+	n.Elsewhere(1)
+	if !n.admitOne() || n.admitOne() {
+		t.Error("with one connection elsewhere there is room for one of two")
+	}
+	n.Elsewhere(0)
+	if !n.admitOne() || n.admitOne() {
+		t.Error("the room that is free elsewhere is not used, or more is")
+	}
+}
+
 func TestRefusedByLimitLeavesNoTrace(t *testing.T) {
 	n := listener(0, 1)
 	a := netip.MustParseAddr("fd00::1")

@@ -93,6 +93,9 @@ func (w *wiring) setElsewhere(m *control.Elsewhere) {
 	for name, p := range w.pools {
 		p.Elsewhere(active[name])
 	}
+	for _, n := range w.listeners {
+		n.Elsewhere(int64(m.Listeners[n.Name]))
+	}
 }
 
 // tick gives servers in slow start their share.
