@@ -161,31 +161,50 @@ pools:
 // startUpgradable starts salp from a file that can be replaced, with servers and connections that stay open.
 func (r *rig) startUpgradable() (*salp, []*conversation) {
 	r.Helper()
+	return r.startUpgradableWith(upgradeConfig, nil)
+}
+
+// startUpgradableWith is startUpgradable with another configuration, and connections to more listeners.
+func (r *rig) startUpgradableWith(configuration string, more []string) (*salp, []*conversation) {
+	r.Helper()
 	for _, port := range []string{"80", "81", "82"} {
 		_, err := r.net.Server().Serve("[::]:"+port, lab.Tell)
 		r.must(err)
 	}
 	r.must(r.net.Gateway.Forward())
-	s := r.launchWith(r.program("salp", salpBin), upgradeConfig)
+	s := r.launchWith(r.program("salp", salpBin), configuration)
 	s.await("running", serves)
 	var held []*conversation
-	for _, to := range []string{"10.0.2.2:81", "10.0.2.2:82", "[fd00:2::2]:82", "10.0.1.1:8000"} {
+	for _, to := range append([]string{"10.0.2.2:81", "10.0.2.2:82", "[fd00:2::2]:82", "10.0.1.1:8000"}, more...) {
 		v, _ := r.tell(to)
 		held = append(held, v)
 	}
 	return s, held
 }
 
-// TestReloadAndUpgradeUnderLoad reloads twenty-one times and upgrades three times while new connections keep coming: not one is refused, reset, sent
-// past Salp or kept waiting so long that its SYN was sent again, and no counter goes back.
+// loadedConfig is upgradeConfig with two more ways in: whom a pool's servers see is the client, and the kernel path.
+const loadedConfig = `drain: 20s
+listeners:
+  in: {intercept: {interfaces: [g0], ports: [81]}, source: proxy}
+  keep: {intercept: {interfaces: [g0], ports: [82]}, source: client, source_port: keep}
+  web: {listen: ["10.0.1.1:8000"], pool: web}
+  redirected: {intercept: {interfaces: [g0], ports: [83], method: redirect}, pool: web}
+  kernel: {listen: ["10.0.1.1:8001"], via: kernel, pool: fast}
+pools:
+  web: {servers: ["10.0.2.2:80"], check: {every: 200ms}}
+  fast: {servers: ["10.0.2.2:80"], check: {every: 200ms}}
+`
+
+// TestReloadAndUpgradeUnderLoad reloads twenty-one times and upgrades three times while new connections keep coming, by each way in: not one is refused, reset,
+// sent past Salp or kept waiting so long that its SYN was sent again, no connection that runs breaks, no counter goes back, and status shows both generations.
 func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 	r := newRig(t, 1)
 	next := nextVersion(t, "v-next")
-	s, held := r.startUpgradable()
+	s, held := r.startUpgradableWith(loadedConfig, []string{"10.0.2.2:83", "10.0.1.1:8001"})
 	st, err := s.status()
 	r.must(err)
 	first, pid, table, before := st.Version, st.PID, r.tableHandle(), r.synRetransmits()
-	loads := []*load{r.load("10.0.2.2:81"), r.load("10.0.1.1:8000")}
+	loads := []*load{r.load("10.0.2.2:81"), r.load("10.0.1.1:8000"), r.load("10.0.2.2:83"), r.load("10.0.1.1:8001")}
 	direct := r.load("10.0.2.2:80") // which is not intercepted: it tells how slow the machine is itself
 	w := s.witness()
 	generation := st.Generation
@@ -193,7 +212,7 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 		generation++
 		if i%8 != 7 {
 			r.must(s.Signal(syscall.SIGHUP))
-			s.await("reloaded", func(st *admin.Status) bool { return st.Generation == generation && st.Alive })
+			s.wantGenerations(s.await("reloaded", func(st *admin.Status) bool { return st.Generation == generation && st.Alive }))
 			continue
 		}
 		from, to := salpBin, first
@@ -212,6 +231,7 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 		if next != salpBin && st.Version != to || st.PID != pid {
 			r.Errorf("upgrade %d: version %s, want %s; process %d, want %d", i/8+1, st.Version, to, st.PID, pid)
 		}
+		s.wantGenerations(st)
 		for _, v := range held {
 			v.exchange("over the upgrade")
 		}
@@ -250,6 +270,29 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 	}
 	s.await("alone", func(st *admin.Status) bool { return len(st.Workers) == 1 })
 	s.stop()
+}
+
+// wantGenerations wants status to show the worker of the generation in force, and those before that still have connections: all but one drain.
+func (s *salp) wantGenerations(st *admin.Status) {
+	s.r.Helper()
+	running, draining := 0, 0
+	for _, w := range st.Workers {
+		switch {
+		case w.State == admin.WorkerRunning && w.Generation == st.Generation:
+			running++
+		case w.State == admin.WorkerDraining && w.Generation < st.Generation && w.Connections > 0:
+			draining++
+		}
+	}
+	if running != 1 || draining == 0 {
+		s.r.Errorf("in generation %d status shows the workers %+v", st.Generation, st.Workers)
+	}
+	out, code := s.r.command("status", "--run-dir", s.dir)
+	for _, want := range []string{"draining", "running", fmt.Sprintf("(generation %d)", st.Generation)} {
+		if code != 0 || !strings.Contains(out, want) {
+			s.r.Errorf("salp status does not show %q:\n%s", want, out)
+		}
+	}
 }
 
 // TestUpgradeRefused tries programs that cannot take over: nothing happens, the reason is told, and connections go on.
