@@ -171,7 +171,9 @@ pools:
 		v, _ := r.tell(to)
 		held[to] = append(held[to], v)
 	}
-	s.await("counting them", func(st *admin.Status) bool { return st.Listeners[0].Counters.Active == 3 && st.Pools[1].Servers[0].Active == 2 })
+	s.await("counting them", func(st *admin.Status) bool {
+		return st.Listeners[0].Counters.Active == 3 && st.Pools[1].Servers[0].Active == 2
+	})
 	for round := range 2 {
 		if _, err := r.probe("10.0.1.1:8001", patience); !isRefused(false, err) {
 			t.Errorf("round %d: the fourth of three connections got %v; want a reset", round, err)
