@@ -232,6 +232,37 @@ pools: {web: {same_network: %s, servers: ["10.0.2.2:80", "[fd00:2::2]:80"]}}
 	}
 }
 
+// TestNetworkByRouteAlone has a client and a server in a network that the gateway has a route to and no address in: that is known before anything is tried.
+func TestNetworkByRouteAlone(t *testing.T) {
+	r := newRig(t, 2)
+	r.must(r.net.Servers[0].Addr("e0", "10.9.0.2/24", "fd00:9::2/64"))
+	r.must(r.net.Servers[1].Addr("e0", "10.9.0.3/24", "fd00:9::3/64"))
+	r.gw("ip", "route", "add", "10.9.0.0/24", "dev", "g1")
+	r.gw("ip", "route", "add", "fd00:9::/64", "dev", "g1")
+	_, err := r.net.Servers[0].Serve("[::]:80", lab.Tell)
+	r.must(err)
+	s := r.start(`listeners: {web: {listen: ["10.0.2.1:8000", "[fd00:2::1]:8000"], source: client, pool: web}}
+pools: {web: {servers: ["10.9.0.2:80", "[fd00:9::2]:80"]}}
+`)
+	for from, family := range map[string]struct{ to, sees string }{"10.9.0.3": {"10.0.2.1:8000", "10.0.2.1"}, "fd00:9::3": {"[fd00:2::1]:8000", "fd00:2::1"}} {
+		begin := time.Now()
+		c, err := r.net.Servers[1].DialWith(family.to, lab.DialOptions{From: netip.AddrPortFrom(netip.MustParseAddr(from), 0), Timeout: patience})
+		r.must(err)
+		r.must(c.SetDeadline(time.Now().Add(patience)))
+		line, err := bufio.NewReader(c).ReadString('\n')
+		r.must(err)
+		c.Close()
+		saw, err := lab.ParseTold(line)
+		if took := time.Since(begin); err != nil || saw.From.Addr().String() != family.sees || took > time.Second*slowdown {
+			t.Errorf("of client %s the server saw %s after %v, %v; want %s at once", from, saw.From, took, err, family.sees)
+		}
+	}
+	s.await("telling it", func(st *admin.Status) bool {
+		return poolServers(st)[0].SameNetwork == 1 && poolServers(st)[1].SameNetwork == 1
+	})
+	s.stop()
+}
+
 // TestAnswersElsewhere has a server whose answers to the clients do not come by the gateway, though no address tells: the first connection
 // finds out, the next ones know.
 func TestAnswersElsewhere(t *testing.T) {
