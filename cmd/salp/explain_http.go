@@ -20,7 +20,7 @@ import (
 // requestFlags say of a request what access rules can ask.
 type requestFlags struct {
 	client, url, method, listener, user, at, server, contentType string
-	header                                                       []string
+	header, alpn                                                 []string
 	verified, json                                               bool
 }
 
@@ -35,6 +35,7 @@ func (r *requestFlags) add(cmd *cobra.Command) {
 	f.StringVar(&r.server, "server", "", "the server's `address`, for rules with to")
 	f.StringVar(&r.contentType, "content-type", "", "the media `type` of the response, for rules with content_type")
 	f.StringArrayVarP(&r.header, "header", "H", nil, "a `field` of the request's header, \"Name: value\"; can be repeated")
+	f.StringSliceVar(&r.alpn, "alpn", nil, "the `protocols` that the TLS client offers, as in h2,http/1.1")
 	f.BoolVar(&r.verified, "host-verified", false, "the host resolves to the address that the client dialled")
 	f.BoolVar(&r.json, "json", false, "print JSON")
 }
@@ -87,7 +88,7 @@ func (r *requestFlags) facts() (*access.Facts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--client: %q is not an address", r.client)
 	}
-	f := &access.Facts{Client: client, Method: r.method, User: r.user, Time: time.Now(), ContentType: access.MediaType(r.contentType), HostVerified: r.verified}
+	f := &access.Facts{Client: client, Method: r.method, User: r.user, Time: time.Now(), ContentType: access.MediaType(r.contentType), HostVerified: r.verified, ALPN: r.alpn}
 	if r.server != "" {
 		if f.Server, err = netip.ParseAddr(r.server); err != nil {
 			return nil, fmt.Errorf("--server: %q is not an address", r.server)

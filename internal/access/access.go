@@ -33,6 +33,7 @@ type Facts struct {
 	Path     string // as it came, without the query
 	Header   Header // nil: none
 	SNI      string // as Host returns it
+	ALPN     []string
 	User     string
 	Listener string
 	Time     time.Time

@@ -69,6 +69,7 @@ func TestConditions(t *testing.T) {
 		{`time: ["mon-fri 09:00-10:00 UTC"]`, true, nil}, {`time: ["mon-fri 09:00-09:30 UTC"]`, false, nil}, {`time: ["mon-fri 10:30-10:31 Europe/Rome"]`, true, nil},
 		{`time: ["thu 22:00-12:00 UTC"]`, false, nil}, {`time: ["tue 22:00-12:00 UTC"]`, true, nil}, {`time: ["wed UTC"]`, true, nil}, {`time: ["wed-tue UTC"]`, true, nil}, {`time: ["sat-sun UTC"]`, false, nil},
 		{"sni: [.example]", false, nil}, {"sni: [.example]", true, func(f *Facts) { f.SNI = "a.example" }},
+		{"alpn: [h2]", false, nil}, {"alpn: [h2, smtp]", true, func(f *Facts) { f.ALPN = []string{"http/1.1", "h2"} }}, {"alpn: [h2]", false, func(f *Facts) { f.ALPN = []string{"H2"} }}, {"not_alpn: [h2]", true, nil},
 		{"user: [alice]", false, nil}, {"user: [alice]", true, func(f *Facts) { f.User = "alice" }}, {`user: ["*"]`, true, func(f *Facts) { f.User = "bob" }}, {"not_user: [alice]", true, nil}, {`not_user: ["*"]`, true, nil},
 		{"listener: [web]", true, nil}, {"not_listener: [web]", false, nil},
 		{`content_type: ["video/*"]`, false, nil}, {`content_type: ["video/*"]`, true, func(f *Facts) { f.ContentType = MediaType("Video/MP4 ; x=1") }},

@@ -133,6 +133,9 @@ func (r *Rules) side(m *config.Match, not bool) []condition {
 	if m.SNI != nil {
 		add("sni", join(m.SNI, hostText), 7, 0, r.hosts(m.SNI, true))
 	}
+	if m.ALPN != nil {
+		add("alpn", join(m.ALPN, plain), 5, 0, offers(m.ALPN))
+	}
 	if m.Header != nil {
 		test := headers{}
 		for _, h := range m.Header {

@@ -59,6 +59,13 @@ func (t *words) holds(f *Facts) bool {
 	return w != "" && (t.any || slices.Contains(t.all, w))
 }
 
+// offers tests the protocols that a TLS client offers.
+type offers []string
+
+func (t offers) holds(f *Facts) bool {
+	return slices.ContainsFunc(f.ALPN, func(protocol string) bool { return slices.Contains(t, protocol) })
+}
+
 // hosts tests a host name.
 type hosts struct {
 	sni    bool

@@ -41,6 +41,7 @@ type Match struct {
 	ContentType []Pattern // of the response
 	Time        []TimeSpan
 	SNI         []HostItem
+	ALPN        []string // protocols that a TLS client offers
 	User        []string // * is every authenticated user
 	Listener    []string
 }

@@ -208,7 +208,7 @@ func (w *waiting) decide(l *engine.Loop) {
 // facts are what is known of the connection.
 func (w *waiting) facts() access.Facts {
 	g := w.gate
-	f := access.Facts{Client: w.flow.Client.Addr(), SNI: w.hello.ServerName, Listener: g.Config.Name, Time: w.start}
+	f := access.Facts{Client: w.flow.Client.Addr(), SNI: w.hello.ServerName, ALPN: w.hello.ALPN, Listener: g.Config.Name, Time: w.start}
 	if g.Config.Intercept != nil {
 		f.Server, f.Port = w.flow.Original.Addr(), w.flow.Original.Port()
 	}

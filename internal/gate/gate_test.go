@@ -178,7 +178,7 @@ func serve(l net.Listener, with func(net.Conn)) {
 }
 
 // ask makes a TLS connection for a name and returns what the server says first.
-func (r *rig) ask(name string, slowly bool) (string, error) {
+func (r *rig) ask(name string, slowly bool, protocols ...string) (string, error) {
 	r.t.Helper()
 	conn, err := net.DialTimeout("tcp", r.address, 5*time.Second)
 	if err != nil {
@@ -189,7 +189,7 @@ func (r *rig) ask(name string, slowly bool) (string, error) {
 	if slowly {
 		conn = &dribble{Conn: conn}
 	}
-	c := tls.Client(conn, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+	c := tls.Client(conn, &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: protocols})
 	line, err := bufio.NewReader(c).ReadString('\n')
 	return strings.TrimSpace(line), err
 }
@@ -249,6 +249,32 @@ pools: {one: {servers: ["%s"]}, two: {servers: ["%s"]}}
 	r.logged("TCP_TUNNEL NONE one.example:")
 	r.logged("one.example names[1] - " + one)
 	r.logged("nowhere.example names[1] name")
+}
+
+// What a client offers to speak decides about it, whatever name it asks for.
+func TestTLSProtocols(t *testing.T) {
+	mail, web := tlsServer(t, "mail"), tlsServer(t, "web")
+	r := newRig(t, `
+listeners:
+  in:
+    listen: ["%s"]
+    protocol: tls
+    access: protocols
+    routes: [{alpn: [imap, pop3], pool: mail}, {not_alpn: [imap], pool: web}]
+access: {protocols: [{deny: {alpn: [bad]}}, {allow: {}}]}
+pools: {mail: {servers: ["%s"]}, web: {servers: ["%s"]}}
+`, mail, web)
+	for _, c := range []struct {
+		want      string
+		protocols []string
+	}{{"mail", []string{"x", "imap"}}, {"mail", []string{"pop3"}}, {"web", []string{"h2", "http/1.1"}}, {"web", nil}} {
+		if got, err := r.ask("one.example", len(c.protocols) > 1, c.protocols...); got != c.want {
+			t.Errorf("%q: %q, %v, want %q", c.protocols, got, err, c.want)
+		}
+	}
+	if _, err := r.ask("one.example", false, "imap", "bad"); err == nil || !strings.Contains(err.Error(), "access denied") {
+		t.Errorf("%v, want the alert access_denied", err)
+	}
 }
 
 // What does not begin as TLS goes to the pool as it is, and a server that speaks first is heard.

@@ -204,7 +204,7 @@ func (c *conn) gather(r *http1.Request, host string, port uint16) {
 		Listener: p.name, Time: time.Now(), User: c.user,
 	}
 	if c.flow.TLS != nil {
-		f.SNI = c.flow.TLS.ServerName
+		f.SNI, f.ALPN = c.flow.TLS.ServerName, c.flow.TLS.ALPN
 	}
 	if p.Config.Intercept != nil {
 		f.Server, f.Port = c.flow.Original.Addr(), c.flow.Original.Port()

@@ -25,6 +25,7 @@ type Flow struct {
 // TLS tells of a connection whose TLS has been ended: what is accepted is what was inside.
 type TLS struct {
 	ServerName string      // what the client asked for, as access.Host returns it; "": nothing
+	ALPN       []string    // what the client offered to speak, in its order
 	Broken     atomic.Bool // is set before such a connection is reset: a local socket cannot tell that from an end
 }
 

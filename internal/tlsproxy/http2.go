@@ -18,6 +18,7 @@ import (
 // clientConn is a client's connection under its TLS.
 type clientConn struct {
 	net.Conn
+	offered []string     // by ALPN
 	forward http.Handler // of HTTP/2: where the streams go
 	ended   func()       // of HTTP/2: is called when it is closed
 	once    sync.Once
@@ -88,8 +89,23 @@ func serveStream(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		panic(http.ErrAbortHandler) // it came by no port
 	}
-	c.forward.ServeHTTP(w, r)
+	c.forward.ServeHTTP(asItCame{w}, r)
 }
+
+// asItCame keeps net/http from guessing the type of a response that has none.
+type asItCame struct{ http.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w asItCame) WriteHeader(status int) {
+	h := w.Header()
+	if _, there := h["Content-Type"]; !there && status >= 200 {
+		h["Content-Type"] = nil
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController find what is wrapped.
+func (w asItCame) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // serveHTTP2 turns each stream into a request of HTTP/1.1 to the proxy, until the client's connection ends. The connections to the proxy belong to this
 // client alone, for they carry its address.

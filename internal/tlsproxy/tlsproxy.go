@@ -73,10 +73,21 @@ func New(o Options) (*Server, error) {
 	unlimited.Limits.Connections, unlimited.Limits.PerClient = 0, 0
 	s := &Server{
 		Options: o, stop: stop, inner: listen.NewListener(&unlimited), second: make(chan net.Conn), closed: make(chan struct{}),
-		tls: &tls.Config{GetCertificate: o.Certificates.Get, MinVersion: version(t.MinVersion), NextProtos: protocols},
+		tls: &tls.Config{GetCertificate: o.Certificates.Get, GetConfigForClient: noteOffer, MinVersion: version(t.MinVersion), NextProtos: protocols},
 	}
 	s.startHTTP2()
 	return s, nil
+}
+
+// mostOffered bounds the protocols that are kept of what a client offers.
+const mostOffered = 16
+
+// noteOffer takes down what a client offers to speak, which the state of a connection does not tell, and leaves the configuration as it is.
+func noteOffer(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if c, ok := hello.Conn.(*clientConn); ok {
+		c.offered = hello.SupportedProtos[:min(len(hello.SupportedProtos), mostOffered)]
+	}
+	return nil, nil
 }
 
 // Drain has clients of HTTP/2 told to open no more streams. Those of HTTP/1.1 are the proxy's. It does not wait.
@@ -131,7 +142,7 @@ func (p *Port) handle(conn net.Conn, f *listen.Flow) {
 		return
 	}
 	state := t.ConnectionState()
-	f.TLS = &listen.TLS{ServerName: access.Host(state.ServerName)}
+	f.TLS = &listen.TLS{ServerName: access.Host(state.ServerName), ALPN: client.offered}
 	switch state.NegotiatedProtocol {
 	case "h2":
 		p.serveHTTP2(t, client, f)

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -242,13 +243,37 @@ func TestForward(t *testing.T) {
 			})
 		}
 		wait.Wait()
-		if f := <-r.flows; f.TLS == nil || f.TLS.ServerName != "www.b.example" || !f.Client.Addr().IsLoopback() {
+		if f := <-r.flows; f.TLS == nil || f.TLS.ServerName != "www.b.example" || slices.Contains(f.TLS.ALPN, "h2") != http2 || !f.Client.Addr().IsLoopback() {
 			t.Errorf("flow %+v", f)
 		}
 		c.CloseIdleConnections()
 		r.active(t, 0)
 		for len(r.flows) > 0 {
 			<-r.flows
+		}
+	}
+}
+
+// A response over HTTP/2 has the fields that the server gave it, and the one that RFC 9110 6.6.1 has a proxy add.
+func TestFields(t *testing.T) {
+	r := newRig(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header()["Content-Type"] = nil // so that net/http guesses none here
+		w.Header().Set("X-A", "b")
+		if q.URL.Path == "/early" {
+			w.Header().Set("Link", "</x>; rel=preload")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.Header()["Content-Type"] = nil
+		}
+		fmt.Fprint(w, "<html>hello")
+	}))
+	for _, path := range []string{"/", "/early"} {
+		a, err := r.client(true).Get("https://a.example" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Body.Close()
+		if _, there := a.Header["Content-Type"]; there || a.Header.Get("X-A") != "b" || a.Header.Get("Date") == "" {
+			t.Errorf("%s: %v", path, a.Header)
 		}
 	}
 }
