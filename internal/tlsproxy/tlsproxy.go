@@ -64,7 +64,7 @@ func New(o Options) (*Server, error) {
 	}
 	if t.ACME != nil {
 		protocols = append(protocols, acmeProtocol)
-		if err := o.Certificates.manageACME(ctx, t.ACME, o.Authority); err != nil {
+		if err := o.Certificates.manageACME(ctx, t.ACME, o.Authority, o.Logger); err != nil {
 			stop()
 			return nil, err
 		}
