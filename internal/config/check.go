@@ -77,6 +77,9 @@ func (c *checker) listener(l *Listener) {
 	if l.Limits.Connections > 0 && l.Limits.PerClient > l.Limits.Connections {
 		c.fault(at.with("limits").with("per_client"), "per_client is more than connections, so it can never be reached", "make it smaller, or remove it")
 	}
+	if l.Limits.Rate > 0 && l.Limits.ClientRate > l.Limits.Rate {
+		c.fault(at.with("limits").with("client_rate"), "client_rate is more than rate, so it can never be reached", "make it smaller, or remove it")
+	}
 	c.clientSource(l, at)
 	c.proxyProtocol(l, at)
 	c.via(l, at)
