@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -105,6 +108,7 @@ pools: {web: {servers: ["10.0.2.2:25"]}}
 `)
 	worker := s.worker()
 	r.kill(worker, syscall.SIGSTOP)
+	r.awaitStopped(worker)
 	var first []*net.TCPConn
 	for range 5 { // one more than the backlog: the kernel calls a queue full that is longer (sk_acceptq_is_full)
 		first = append(first, r.dial("10.0.1.1:25"))
@@ -150,6 +154,23 @@ pools: {web: {servers: ["10.0.2.2:25"]}}
 		t.Errorf("a reload made %d drops of %d", after.Listeners[0].Queue.Dropped, st.Listeners[0].Queue.Dropped)
 	}
 	s.stop()
+}
+
+// awaitStopped waits until every thread of a process stands still.
+func (r *rig) awaitStopped(pid int) {
+	r.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		r.must(err)
+		running := slices.ContainsFunc(files, func(file string) bool {
+			text, err := os.ReadFile(file)
+			return err == nil && !strings.Contains(string(text), ") T ")
+		})
+		if len(files) > 0 && !running {
+			return
+		}
+	}
+	r.Fatal("the process does not stop")
 }
 
 // TestBoundsOverReload fills a listener and a server, and reloads: what the worker before has open counts. One connection waits for a place on the server and
