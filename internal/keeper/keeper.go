@@ -489,7 +489,7 @@ func (k *keeper) start(s *servers, l *links, generation uint64, groups []*group)
 	if l.any() {
 		with.first = append(with.first, control.Message{Links: l.message(true)})
 	}
-	if m := k.elsewhere(nil, cfg); m != nil && len(m.Servers) > 0 {
+	if m := k.elsewhere(nil, cfg); m != nil && len(m.Servers)+len(m.Listeners) > 0 {
 		with.first = append(with.first, control.Message{Elsewhere: m})
 	}
 	w, err := startWorker(k.options, cfg, generation, with, k.log, k.post)
