@@ -2,6 +2,7 @@ package test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -236,5 +237,19 @@ pools:
 			v.conn.Close()
 		}
 	}
+
+	// A worker drains for as long as the configuration after it says, and no longer.
+	long, _ := r.tell("10.0.1.1:8001")
+	s.await("alone", func(st *admin.Status) bool { return len(st.Workers) == 1 })
+	begin = time.Now()
+	s.reload(strings.Replace(configuration, "drain: 1m", "drain: 1s", 1))
+	long.exchange("while it drains")
+	if err := long.try(""); err == nil {
+		_, err = long.read.ReadByte()
+		if took := time.Since(begin); !errors.Is(err, syscall.ECONNRESET) || took < 900*time.Millisecond || took > 5*time.Second*slowdown {
+			t.Errorf("a connection that outlasts its worker's drain of a second ends after %v with %v", took, err)
+		}
+	}
+	s.await("alone", func(st *admin.Status) bool { return len(st.Workers) == 1 })
 	s.stop()
 }
