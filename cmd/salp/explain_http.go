@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -22,10 +23,14 @@ type requestFlags struct {
 	client, url, method, listener, user, at, server, contentType string
 	header, alpn                                                 []string
 	verified, json                                               bool
+	given                                                        func(flag string) bool // whether it stands on the command line
+
+	secure bool // the URL is one of https
 }
 
 func (r *requestFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
+	r.given = f.Changed
 	f.StringVar(&r.client, "client", "", "the client's `address`")
 	f.StringVar(&r.url, "url", "", "the `URL`; host:port with --method CONNECT, and of a connection that is not HTTP")
 	f.StringVar(&r.method, "method", "", "the `method` (default GET)")
@@ -36,7 +41,7 @@ func (r *requestFlags) add(cmd *cobra.Command) {
 	f.StringVar(&r.contentType, "content-type", "", "the media `type` of the response, for rules with content_type")
 	f.StringArrayVarP(&r.header, "header", "H", nil, "a `field` of the request's header, \"Name: value\"; can be repeated")
 	f.StringSliceVar(&r.alpn, "alpn", nil, "the `protocols` that the TLS client offers, as in h2,http/1.1")
-	f.BoolVar(&r.verified, "host-verified", false, "the host resolves to the address that the client dialled")
+	f.BoolVar(&r.verified, "host-verified", false, "the host resolves to the address that the client dialled; =false: it does not")
 	f.BoolVar(&r.json, "json", false, "print JSON")
 }
 
@@ -66,10 +71,7 @@ func explainRequest(env *environment, file string, r *requestFlags) error {
 	if err != nil {
 		return err
 	}
-	facts.Listener = l.Name
-	if l.Protocol == config.ProtocolTLS {
-		facts.SNI, facts.Host, facts.Method, facts.Path = facts.Host, "", "", ""
-	}
+	r.seen(l, facts)
 	rules := access.Compile(cfg)
 	if err := loadLists(cfg, rules); err != nil {
 		return tellFaults(env, err)
@@ -98,6 +100,12 @@ func (r *requestFlags) facts() (*access.Facts, error) {
 	}
 	if r.contentType == "" {
 		f.Missing |= access.Response
+	}
+	if !r.given("host-verified") {
+		f.Missing |= access.Verification
+	}
+	if r.user == "" {
+		f.Missing |= access.User
 	}
 	if r.at != "" {
 		if f.Time, err = time.ParseInLocation("2006-01-02 15:04", r.at, time.Local); err != nil {
@@ -140,7 +148,7 @@ func (r *requestFlags) target(f *access.Facts) error {
 		return fmt.Errorf("--url: %q is not a URL of http or https", r.url)
 	}
 	f.Host, f.Port, f.Path = access.Host(u.Host), 80, u.EscapedPath()
-	if u.Scheme == "https" {
+	if r.secure = u.Scheme == "https"; r.secure {
 		f.Port = 443
 	}
 	if p := u.Port(); p != "" {
@@ -175,7 +183,45 @@ func (h header) Value(name string, n int) (string, bool) {
 	return "", false
 }
 
-// chooseListener finds the listener that would take the request: an intercepting one that takes in its port, else one that clients dial.
+// seen makes the facts what the listener knows of such a request (packages httpproxy and gate gather the same).
+func (r *requestFlags) seen(l *config.Listener, f *access.Facts) {
+	f.Listener = l.Name
+	if l.Protocol != config.ProtocolHTTP {
+		if l.Protocol == config.ProtocolTLS {
+			f.SNI = f.Host
+		}
+		f.Host, f.Method, f.Path, f.Header = "", "", "", nil
+		f.Missing &^= access.Response | access.User
+		if f.SNI == "" {
+			f.Missing &^= access.Verification
+		}
+		return
+	}
+	if l.TLS != nil && r.secure {
+		f.SNI = f.Host
+	}
+	if l.Auth == nil {
+		f.User = ""
+		f.Missing &^= access.User
+	}
+	if l.Intercept != nil {
+		return
+	}
+	f.HostVerified = true // a host that is looked up is the one that is connected to
+	f.Missing &^= access.Verification
+	if l.Pool != "" {
+		f.Missing &^= access.Address
+	}
+	if l.IsProxy() && len(l.Routes) == 0 && l.TLS == nil && r.secure && r.method == "" {
+		f.Method, f.Path, f.Header = "CONNECT", "", nil // what a browser asks a proxy for
+	}
+	if f.Method == "CONNECT" {
+		f.Missing &^= access.Response // what comes through the tunnel is nobody's business
+	}
+}
+
+// chooseListener finds the listener that would take the request: an intercepting one that takes in its port, else one that clients dial. A CONNECT is for a
+// proxy, if there is one.
 func (r *requestFlags) chooseListener(cfg *config.Config, f *access.Facts) (*config.Listener, error) {
 	if r.listener != "" {
 		if l := cfg.Listener(r.listener); l != nil {
@@ -183,21 +229,21 @@ func (r *requestFlags) chooseListener(cfg *config.Config, f *access.Facts) (*con
 		}
 		return nil, fmt.Errorf("%s has no listener %q", cfg.File, r.listener)
 	}
-	if f.Method != "CONNECT" {
-		for _, l := range cfg.Listeners {
-			if l.Intercept == nil {
-				continue
-			}
-			for _, p := range l.Intercept.Ports {
-				if f.Port >= p.First && f.Port <= p.Last {
-					return l, nil
-				}
-			}
-		}
+	all := cfg.Listeners
+	takesIn := slices.IndexFunc(all, func(l *config.Listener) bool {
+		return l.Intercept != nil && slices.ContainsFunc(l.Intercept.Ports, func(p config.PortRange) bool { return f.Port >= p.First && f.Port <= p.Last })
+	})
+	proxy := slices.IndexFunc(all, (*config.Listener).IsProxy)
+	serves := slices.IndexFunc(all, func(l *config.Listener) bool {
+		return l.Listen != nil && l.Protocol == config.ProtocolHTTP && (l.TLS != nil) == r.secure
+	})
+	order := []int{takesIn, serves, proxy}
+	if f.Method == "CONNECT" {
+		order = []int{proxy, takesIn}
 	}
-	for _, l := range cfg.Listeners {
-		if l.Listen != nil && l.Protocol == config.ProtocolHTTP {
-			return l, nil
+	for _, i := range order {
+		if i >= 0 {
+			return all[i], nil
 		}
 	}
 	return nil, fmt.Errorf("no listener of %s would take this: none takes in port %d, and none is a proxy", cfg.File, f.Port)
@@ -284,6 +330,9 @@ func (e *explanation) print(w io.Writer, cfg *config.Config, l *config.Listener)
 	p := painter(w)
 	line, _ := cfg.Place(config.Path{"listeners", l.Name})
 	fmt.Fprintf(w, "listener %s (%s:%d)\n", e.Listener, cfg.File, line)
+	if l.Auth != nil {
+		fmt.Fprintln(w, "it asks for a name and a password before any rule")
+	}
 	if e.List == "" {
 		fmt.Fprintln(w, "it has no access list: everything is allowed")
 	}
@@ -307,7 +356,7 @@ func (e *explanation) print(w io.Writer, cfg *config.Config, l *config.Listener)
 		fmt.Fprintln(w, p.yellow("cannot tell without "+strings.Join(e.Needs, " and ")))
 		return
 	case len(e.Needs) > 0:
-		fmt.Fprintln(w, p.yellow("allowed, unless a rule forbids the response: tell "+strings.Join(e.Needs, " and ")))
+		fmt.Fprintln(w, p.yellow("allowed by "+e.Rule+", unless a rule forbids the response: tell "+strings.Join(e.Needs, " and ")))
 	case !e.Allowed && e.Rule == e.List:
 		fmt.Fprintln(w, p.red("denied: no rule of "+e.List+" matches"))
 		return
@@ -328,9 +377,11 @@ func (e *explanation) print(w io.Writer, cfg *config.Config, l *config.Listener)
 
 // printMarking tells what the connection to the server is given.
 func (e *explanation) printMarking(w io.Writer, l *config.Listener) {
-	m := e.Marking
-	if m == nil {
-		m = &l.Marking
+	m := l.Marking
+	if rule := e.Marking; rule != nil { // in its place, but for the link where it names none
+		if m = *rule; m.Link == "" {
+			m.Link = l.Marking.Link
+		}
 	}
 	if m.Mark != 0 {
 		fmt.Fprintf(w, "with mark 0x%x\n", m.Mark)
