@@ -38,7 +38,9 @@ func TestLinksOfHTTP(t *testing.T) {
 		}
 	})
 	o.must(err)
-	s := o.start("listeners:\n  web: {listen: [\"10.1.0.1:8000\"], protocol: http, pool: far, link: virtua}\npools: {far: {servers: [\"203.0.113.13:82\"]}}\n" + uncheckedLinks)
+	s := o.start("listeners:\n  web: {listen: [\"10.1.0.1:8000\"], protocol: http, pool: far, link: virtua}\n" +
+		"  ruled: {listen: [\"10.1.0.1:8001\"], protocol: http, pool: far, link: virtua, access: rules}\n" +
+		"access: {rules: [{allow: {path: [/embratel]}, link: embratel}, {allow: {path: [/marked]}, mark: 0x1}, {allow: {}}]}\npools: {far: {servers: [\"203.0.113.13:82\"]}}\n" + uncheckedLinks)
 	s.awaitLinks(bothUp)
 	exchange := func(method, path string) chan string {
 		result := make(chan string, 1)
@@ -70,6 +72,11 @@ func TestLinksOfHTTP(t *testing.T) {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
+	ruled := o.dialRuled()
+	for path, link := range map[string]string{"/embratel": "embratel", "/marked": "virtua", "/": "virtua"} { // the listener's link stays where a rule names none
+		want("a rule's link", ruled(path), link)
+		want("the server", <-asked, "GET "+path+" by "+link)
+	}
 	want("both up", <-exchange("GET", "/"), "200 virtua")
 	want("the server", <-asked, "GET / by virtua")
 	get, post := exchange("GET", "/slow"), exchange("POST", "/slow")
@@ -95,6 +102,25 @@ func TestLinksOfHTTP(t *testing.T) {
 		c := st.Listeners[0].Counters
 		return c.Errors["link_down"] == 1 && c.Retries == 1
 	})
+}
+
+// dialRuled returns what asks on one connection to port 8001 for paths, and returns the bodies.
+func (o *office) dialRuled() func(path string) string {
+	o.Helper()
+	c, err := o.net.Client.DialWith("10.1.0.1:8001", lab.DialOptions{Timeout: 3 * time.Second})
+	o.must(err)
+	o.Cleanup(func() { c.Close() })
+	o.must(c.SetDeadline(time.Now().Add(patience)))
+	in := bufio.NewReader(c)
+	return func(path string) string {
+		o.Helper()
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: far.example\r\n\r\n", path)
+		response, err := http.ReadResponse(in, nil)
+		o.must(err)
+		body, err := io.ReadAll(response.Body)
+		o.must(err)
+		return string(body)
+	}
 }
 
 // Rules follow host names through their addresses, and lists in files as they are at a reload.

@@ -87,6 +87,8 @@ func (c *checker) access() {
 				c.fault(at, "the rule says neither allow nor deny", "add  allow: {...}  or  deny: {...}")
 			case deny && rule.Marking != (Marking{}):
 				c.fault(at, "mark, dscp and link need allow: what is denied makes no connection", "remove them")
+			case allow && rule.Marking != (Marking{}) && rule.Allow != nil && (rule.Allow.ContentType != nil || rule.Allow.Not.ContentType != nil):
+				c.fault(at, "mark, dscp and link cannot depend on content_type: the connection is made before there is a response", "give it to a rule without, and write  deny: {content_type: ...}  as a rule before that")
 			}
 			if rule.Allow != nil {
 				c.conditions(rule.Allow, at.with("allow"))

@@ -164,6 +164,11 @@ func (l *Listener) DestinationOf() Destination {
 	return DestinationHost
 }
 
+// IsProxy says that clients know that the listener is a proxy, and speak to it as one.
+func (l *Listener) IsProxy() bool {
+	return l.Protocol == ProtocolHTTP && l.Intercept == nil && l.Pool == "" && l.HTTP.Destination == DestinationAuto
+}
+
 // ResetsOnServerFailure says that a server's failure is shown to clients as what it is, not as a page.
 func (l *Listener) ResetsOnServerFailure() bool {
 	if l.Errors.ServerFailure == FailureAuto {

@@ -70,6 +70,42 @@ logs: {access: {file: access.log, format: squid}}
 	}
 }
 
+// A rule that allows by the type of the response lets nothing else through: no tunnel, which has no response, no other protocol, nothing without a type.
+func TestAllowedByType(t *testing.T) {
+	server := serve(t, func(p *peer) {
+		for head := p.head(); head != ""; head = p.head() {
+			switch strings.Fields(head)[1] {
+			case "/text":
+				p.send("HTTP/1.1 200 OK\r\nContent-Type: Text/HTML; charset=x\r\nContent-Length: 2\r\n\r\nok")
+			case "/video":
+				p.send("HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: 2\r\n\r\nok")
+			case "/none":
+				p.send(ok)
+			case "/upgrade":
+				p.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nopen")
+			}
+		}
+	})
+	r := start(t, `
+listeners: {test: {listen: ['127.0.0.1:1'], protocol: http, access: rules}}
+access: {rules: [{deny: {method: [PUT], not_content_type: ["video/*"]}}, {allow: {content_type: ["text/*"]}}, {allow: {method: [PUT]}}]}
+`, options{})
+	for _, test := range []struct {
+		request string
+		status  int
+	}{
+		{"GET http://" + server + "/text", 200}, {"GET http://" + server + "/video", 403}, {"GET http://" + server + "/none", 403}, {"GET http://" + server + "/upgrade", 403},
+		{"PUT http://" + server + "/video", 200}, {"PUT http://" + server + "/none", 403}, {"CONNECT " + server, 403},
+	} {
+		c := r.dial()
+		c.send(test.request + " HTTP/1.1\r\nHost: " + server + "\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 0\r\n\r\n")
+		if response := c.wantStatus(test.status); test.status == 403 && response.Header.Get("Content-Type") != "text/html; charset=utf-8" {
+			t.Errorf("%s: %v", test.request, response.Header)
+		}
+		c.Close()
+	}
+}
+
 func TestAuthentication(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
 	if err != nil {

@@ -90,7 +90,7 @@ func (c *conn) opaqueEntry() *accesslog.Entry {
 		return nil
 	}
 	e := c.bare(accesslog.Tunnel)
-	e.BytesIn = int64(len(c.in))
+	e.BytesIn, e.Rule = int64(len(c.in)), c.judgeOpaque().Place()
 	if up := c.up; up != nil {
 		e.Server = up.key.server
 		if point := up.place.Endpoint(); point != nil {
@@ -107,9 +107,11 @@ func (c *conn) bare(action accesslog.Action) *accesslog.Entry {
 }
 
 // recordOpaque logs a connection that is not HTTP and went nowhere.
-func (c *conn) recordOpaque(action accesslog.Action) {
+func (c *conn) recordOpaque(action accesslog.Action, cause, rule string) {
 	if c.proxy.log != nil {
-		c.proxy.log.Write(c.bare(action))
+		e := c.bare(action)
+		e.Cause, e.Rule = cause, rule
+		c.proxy.log.Write(e)
 	}
 }
 

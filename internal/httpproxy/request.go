@@ -3,7 +3,7 @@ package httpproxy
 import (
 	"syscall"
 
-	"salp/internal/config"
+	"salp/internal/accesslog"
 	"salp/internal/engine"
 	"salp/internal/errorpage"
 	"salp/internal/http1"
@@ -260,6 +260,10 @@ func (c *conn) unreachable(l *engine.Loop) bool {
 	kind := c.up.attempt.Kind
 	c.letGo(l, false)
 	p.Counters.Errors[kind]++
+	if c.opaque {
+		cause, _ := causeOf(kind)
+		c.recordOpaque(accesslog.Tunnel, string(cause), c.judgeOpaque().Place())
+	}
 	if c.opaque || p.Config.ResetsOnServerFailure() && kind != listen.Loop {
 		c.reset(l)
 		return false
@@ -294,15 +298,16 @@ func (p *Proxy) terminates() bool {
 }
 
 // asProxy says that clients know that we are a proxy, and speak to us as one.
-func (p *Proxy) asProxy() bool {
-	return p.Config.Intercept == nil && p.Config.Pool == "" && p.Config.HTTP.Destination == config.DestinationAuto
-}
+func (p *Proxy) asProxy() bool { return p.Config.IsProxy() }
 
 // brokenAtOnce handles a server that has accepted the connection and reset it before it was asked anything.
 func (c *conn) brokenAtOnce(l *engine.Loop) {
 	c.proxy.Counters.Errors[listen.ServerReset]++
 	c.up.place.Counters().Resets++
 	c.letGo(l, false)
+	if c.opaque {
+		c.recordOpaque(accesslog.Tunnel, string(errorpage.Reset), c.judgeOpaque().Place())
+	}
 	switch {
 	case c.opaque || c.proxy.Config.ResetsOnServerFailure():
 		c.reset(l)

@@ -206,13 +206,15 @@ func (c *conn) gather(r *http1.Request, host string, port uint16) {
 	if c.flow.TLS != nil {
 		f.SNI, f.ALPN = c.flow.TLS.ServerName, c.flow.TLS.ALPN
 	}
+	if !(r.Connect && p.terminates()) { // a tunnel of our own has no response that could be judged
+		f.Missing = access.Response
+	}
 	if p.Config.Intercept != nil {
 		f.Server, f.Port = c.flow.Original.Addr(), c.flow.Original.Port()
-		f.Missing = access.Verification | access.Response
+		f.Missing |= access.Verification
 		return
 	}
 	f.HostVerified = true // a host that we look up ourselves is the one that is connected to
-	f.Missing = access.Response
 	if p.Config.Pool == "" {
 		f.Missing |= access.Address
 	}
@@ -313,19 +315,15 @@ func (c *conn) judged(l *engine.Loop, response *http1.Response) bool {
 	return false
 }
 
-// allowedOpaque asks the rules about a connection that is not HTTP.
-func (c *conn) allowedOpaque(d *policy.Decision) bool {
+// judgeOpaque asks the rules about a connection that is not HTTP.
+func (c *conn) judgeOpaque() access.Verdict {
 	p := c.proxy
 	if p.Shared.Access == nil {
-		return true
+		return access.Verdict{Allow: true, Rule: access.NoRule}
 	}
 	f := &p.work.target.facts
 	*f = access.Facts{Client: c.flow.Client.Addr(), Server: c.flow.Original.Addr(), Port: c.flow.Original.Port(), Listener: p.name, Time: time.Now()}
-	v := p.Shared.Access.Decide(f)
-	if v.Allow && v.Marking != nil {
-		p.Rule.Mark(d, v.Marking)
-	}
-	return v.Allow
+	return p.Shared.Access.Decide(f)
 }
 
 // family is what a server must have to be reached with the client's address.

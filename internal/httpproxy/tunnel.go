@@ -6,6 +6,7 @@ import (
 	"salp/internal/accesslog"
 	"salp/internal/config"
 	"salp/internal/engine"
+	"salp/internal/errorpage"
 	"salp/internal/http1"
 	"salp/internal/listen"
 	"salp/internal/relay"
@@ -23,21 +24,27 @@ func (c *conn) becomeOpaque(l *engine.Loop, data []byte) bool {
 	c.opaque = true
 	if p.Config.NotHTTP != config.NotHTTPTunnel || p.Config.Pool == "" && p.Config.DestinationOf() == config.DestinationHost {
 		p.Counters.Errors[listen.NotHTTP]++
+		c.recordOpaque(accesslog.Denied, "not_http", "")
 		c.close(l)
 		return false
 	}
+	v := c.judgeOpaque()
 	d, kind, ok := p.Rule.Decide(&c.flow)
-	if ok && !c.allowedOpaque(&d) {
+	if ok && !v.Allow {
 		kind, ok = listen.Denied, false
 	}
 	if !ok {
 		p.Counters.Errors[kind]++
-		c.recordOpaque(accesslog.Denied)
+		c.recordOpaque(accesslog.Denied, string(errorpage.Denied), v.Place())
 		c.reset(l)
 		return false
 	}
+	p.Rule.Mark(&d, v.Marking)
+	p.work.target = target{decision: d}
+	if c.up != nil && c.up.key != p.work.target.key() { // it was begun before the rule was known, without its marks
+		c.letGo(l, false)
+	}
 	if c.up == nil {
-		p.work.target = target{decision: d}
 		c.keep(l, data)
 		if !c.reach(l, &p.work.target, true) {
 			return false
@@ -76,6 +83,9 @@ func (c *conn) switched(l *engine.Loop, r *http1.Response, data []byte, n int) b
 	p, ex := c.proxy, c.ex
 	if r.Status == 101 && !ex.upgrade || !ex.req.over || ex.resp.rest != nil {
 		return c.badResponse(l)
+	}
+	if ex.judge && !c.judged(l, r) {
+		return false
 	}
 	e := &p.work.edits
 	e.Reset()
