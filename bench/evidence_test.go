@@ -73,6 +73,30 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// What is taken for proof that flows were spread over two ways.
+func TestEvidenceOfWays(t *testing.T) {
+	one, two := netip.MustParseAddr("10.0.2.1"), netip.MustParseAddr("10.0.3.1")
+	tests := []struct {
+		name     string
+		answered int64
+		by       map[string]int64
+		want     string // what routed says; "" when it is content
+	}{
+		{"halves", 100, map[string]int64{one.String(): 48, two.String(): 52}, ""},
+		{"one connection has one way", 1, map[string]int64{two.String(): 1}, ""},
+		{"many by one way", 100, map[string]int64{one.String(): 100}, "0 of 100 connections came by 10.0.3.1"},
+		{"hardly any by the second", 100, map[string]int64{one.String(): 90, two.String(): 10}, "10 of 100"},
+		{"by another address", 1, map[string]int64{"10.0.1.10": 1}, "saw 10.0.1.10"},
+	}
+	for _, tt := range tests {
+		e := evidence{answered: tt.answered, gateway: procstat.Counters{Forwarded: 1000}, seen: traffic.Seen{Addresses: tt.by}}
+		err := e.routed(one, two)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v; want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
 // bypassed is a peer that claims to be a proxy and does nothing, as nft's tproxy without a listener.
 type bypassed struct{ direct }
 

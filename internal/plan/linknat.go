@@ -107,24 +107,26 @@ const guardedMap = "guarded"
 
 func (u *uplink) guardChain() string { return "guard-" + u.name }
 
-// guard keeps packets from leaving by a link with a source that is not the link's: conntrack translates none that it calls invalid.
-func (r *linkRecipe) guard() []Chain {
+// leaving looks at each packet that leaves, behind all translation: one chain, for its price is paid by every packet.
+func (r *linkRecipe) leaving() []Chain {
+	c := Chain{Name: "links-leave", Type: "filter", Hook: "postrouting", Priority: 110, Rules: []NFTRule{
+		rule("announces the size of its segments", syn, Jump{Chain: clampChain})}}
+	chains := []Chain{r.segments()}
 	guarded := slices.DeleteFunc(slices.Clone(r.links), func(u *uplink) bool { return u.MasqueradeOff })
-	if len(guarded) == 0 {
-		return nil
+	if len(guarded) > 0 {
+		to := Set{Name: guardedMap, Type: Fields{OIFNameKey}.SetType(), Data: "verdict"}
+		for _, u := range guarded {
+			to.Elements = append(to.Elements, fmt.Sprintf("%q : goto %s", u.Interface, u.guardChain()))
+			chains = append(chains, r.guard(u))
+		}
+		r.sets = append(r.sets, to)
+		c.Rules = append(c.Rules, rule("leaves by a link", VMap{Key: Fields{OIFNameKey}, Map: guardedMap}))
 	}
-	to := Set{Name: guardedMap, Type: Fields{OIFNameKey}.SetType(), Data: "verdict"}
-	var chains []Chain
-	for _, u := range guarded {
-		to.Elements = append(to.Elements, fmt.Sprintf("%q : goto %s", u.Interface, u.guardChain()))
-		chains = append(chains, r.guardOf(u))
-	}
-	r.sets = append(r.sets, to)
-	return append([]Chain{{Name: "links-guard", Type: "filter", Hook: "postrouting", Priority: 110, Rules: []NFTRule{
-		rule("leaves by a link", VMap{Key: Fields{OIFNameKey}, Map: guardedMap})}}}, chains...)
+	return append([]Chain{c}, chains...)
 }
 
-func (r *linkRecipe) guardOf(u *uplink) Chain {
+// guard keeps packets from leaving by a link with a source that is not the link's: conntrack translates none that it calls invalid.
+func (r *linkRecipe) guard(u *uplink) Chain {
 	c := Chain{Name: u.guardChain()}
 	for _, f := range r.families {
 		if u.serves(f) {
@@ -144,10 +146,13 @@ func (r *linkRecipe) guardOf(u *uplink) Chain {
 
 const clampChain = "clamp"
 
-// segments keeps TCP from announcing segments that the links' packets cannot hold.
-func (r *linkRecipe) segments() []Chain {
+// syn matches what announces the size of segments.
+var syn = TCPFlags{Mask: SYN | RST, Value: SYN}
+
+// segments keeps TCP from announcing segments that the links' packets cannot hold. It is behind the translation, where the kernel knows
+// the route of what leaves as well as in its chain for forwarding (net/netfilter/nft_rt.c, nft_rt_validate).
+func (r *linkRecipe) segments() Chain {
 	c := Chain{Name: clampChain}
-	syn := TCPFlags{Mask: SYN | RST, Value: SYN}
 	for _, u := range r.links {
 		if u.MSS > 0 {
 			c.Rules = append(c.Rules,
@@ -158,6 +163,5 @@ func (r *linkRecipe) segments() []Chain {
 	c.Rules = append(c.Rules,
 		rule("what the MTU on the way holds", OIFName{Names: r.wans()}, syn, ClampMSS{}),
 		rule("what the MTU on the way holds", IIFName{Names: r.wans()}, syn, ClampMSS{}))
-	return []Chain{{Name: "links-segments", Type: "filter", Hook: "forward", Priority: -150, Rules: []NFTRule{
-		rule("announces the size of its segments", syn, Jump{Chain: clampChain})}}, c}
+	return c
 }

@@ -130,8 +130,7 @@ func (r *linkRecipe) table() Table {
 		chains = append(chains, r.take(u), r.keep(u))
 	}
 	chains = append(chains, r.forwards()...)
-	chains = append(chains, r.segments()...)
-	t.Chains = append(append(chains, r.masquerade()), r.guard()...)
+	t.Chains = append(append(chains, r.masquerade()), r.leaving()...)
 	r.addressSets()
 	t.Sets = r.sets
 	return t
