@@ -195,6 +195,21 @@ pools:
   fast: {servers: ["10.0.2.2:80"], check: {every: 200ms}}
 `
 
+// loadedVariant is loadedConfig with something else changed each time: more and fewer loops, limits and their chains, another choice of server.
+func loadedVariant(i int) string {
+	switch i % 5 {
+	case 0:
+		return "workers: 1\n" + loadedConfig
+	case 1:
+		return "workers: 4\n" + loadedConfig
+	case 2:
+		return strings.Replace(loadedConfig, "pool: web}", "pool: web, limits: {rate: 100000, client_rate: 50000, connections: 10000, backlog: 2000}}", 1)
+	case 3:
+		return strings.Replace(loadedConfig, "web: {servers", "web: {balance: source, stick: {for: 1m}, servers", 1)
+	}
+	return loadedConfig
+}
+
 // TestReloadAndUpgradeUnderLoad reloads twenty-one times and upgrades three times while new connections keep coming, by each way in: not one is refused, reset,
 // sent past Salp or kept waiting so long that its SYN was sent again, no connection that runs breaks, no counter goes back, and status shows both generations.
 func TestReloadAndUpgradeUnderLoad(t *testing.T) {
@@ -211,6 +226,7 @@ func TestReloadAndUpgradeUnderLoad(t *testing.T) {
 	for i := range 24 {
 		generation++
 		if i%8 != 7 {
+			r.writeConfig(loadedVariant(i))
 			r.must(s.Signal(syscall.SIGHUP))
 			s.wantGenerations(s.await("reloaded", func(st *admin.Status) bool { return st.Generation == generation && st.Alive }))
 			continue
