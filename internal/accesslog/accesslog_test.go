@@ -196,6 +196,43 @@ func TestBrokenFile(t *testing.T) {
 	}
 }
 
+// fullDisk takes so many bytes, then none until there is room again.
+type fullDisk struct {
+	file
+	room int
+}
+
+func (d *fullDisk) Write(b []byte) (int, error) {
+	n := min(len(b), d.room)
+	_, _ = d.file.Write(b[:n]) // a buffer
+	if d.room -= n; n < len(b) {
+		return n, errors.New("no space left")
+	}
+	return n, nil
+}
+
+// After a full disk the line that was cut off stands alone, and the lost ones are counted.
+func TestFullDisk(t *testing.T) {
+	d := &fullDisk{}
+	l := &Log{log: quiet, file: d}
+	for _, step := range []struct {
+		lines   string
+		room    int
+		dropped uint64
+	}{{"one\ntwo\nthree\n", 9, 1}, {"four\n", 0, 2}, {"five\nsix\n", 100, 2}} {
+		d.room = step.room
+		l.waiting = []byte(step.lines)
+		l.failed = nil
+		l.flush(nil)
+		if (l.failed == nil) != (step.room == 100) || l.Dropped() != step.dropped {
+			t.Errorf("%q: %v, %d dropped", step.lines, l.failed, l.Dropped())
+		}
+	}
+	if got, want := d.text.String(), "one\ntwo\nt\nfive\nsix\n"; got != want {
+		t.Errorf("the file has %q, want %q", got, want)
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	l := start(t, &file{})
 	defer l.Close()

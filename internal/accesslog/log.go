@@ -13,6 +13,8 @@ const (
 	room = 4 << 20
 	// every is how long a line waits at most while the disk keeps up.
 	every = 200 * time.Millisecond
+	// closeWithin is how long Close waits for the disk.
+	closeWithin = 2 * time.Second
 	// tellEvery bounds how often lost lines are told.
 	tellEvery = 10 * time.Second
 )
@@ -28,9 +30,12 @@ type Log struct {
 	waiting []byte
 	file    io.WriteCloser // the one that is written to from the next time on
 	former  []io.Closer    // to be closed once the writer has let go of them
+	failed  error          // of the last write that failed
+	torn    bool           // the last line in the file is not whole; the writer's
 	wake    chan struct{}
 	stop    chan struct{}
-	done    chan struct{}
+	done    chan struct{} // is closed when everything was written
+	told    chan struct{} // is closed when everything was told
 }
 
 // New begins a log in the form of the configuration. It owns file. log is told of trouble.
@@ -42,12 +47,13 @@ func New(form string, file io.WriteCloser, log *slog.Logger) (*Log, error) {
 	if form == "json" {
 		f.items = nil
 	}
-	l := &Log{format: f, log: log, file: file, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	l := &Log{format: f, log: log, file: file, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), told: make(chan struct{})}
 	go l.run()
+	go l.tell()
 	return l, nil
 }
 
-// Fields returns the names of the header fields of requests and of responses whose values an Entry is to have, in order.
+// Fields returns the names of the header fields of requests and of responses whose values an Entry is to have, in order, spelt as in the form.
 func (l *Log) Fields() (request, response []string) { return l.format.request, l.format.response }
 
 // Dropped returns how many lines were lost, because the disk did not keep up or refused them.
@@ -102,10 +108,15 @@ func (l *Log) Reopen(file io.WriteCloser) {
 	}
 }
 
-// Close writes what waits and ends the log. It waits for the disk.
+// Close writes what waits and ends the log. It waits for the disk, but not for one that stands still: what waits is lost then.
 func (l *Log) Close() {
 	close(l.stop)
-	<-l.done
+	select {
+	case <-l.done:
+	case <-time.After(closeWithin):
+		l.log.Warn("the end of the access log is lost: the disk does not keep up")
+	}
+	<-l.told
 }
 
 func (l *Log) run() {
@@ -113,8 +124,6 @@ func (l *Log) run() {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var spare []byte
-	var told time.Time
-	var lost uint64
 	for {
 		stopping := false
 		select {
@@ -124,9 +133,41 @@ func (l *Log) run() {
 			stopping = true
 		}
 		spare = l.flush(spare)
-		if n := l.dropped.Load(); n > lost && (time.Since(told) > tellEvery || stopping) {
-			l.log.Warn("lines of the access log are lost: the disk does not keep up", "lines", n-lost)
-			lost, told = n, time.Now()
+		if stopping {
+			return
+		}
+	}
+}
+
+// tell tells of lost lines, also while the writer waits for the disk.
+func (l *Log) tell() {
+	defer close(l.told)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var last time.Time
+	var lost uint64
+	for {
+		stopping := false
+		select {
+		case <-tick.C:
+		case <-l.stop:
+			stopping = true
+			select {
+			case <-l.done:
+			case <-time.After(closeWithin):
+			}
+		}
+		if n := l.dropped.Load(); n > lost && (time.Since(last) > tellEvery || stopping) {
+			l.mu.Lock()
+			err := l.failed
+			l.failed = nil
+			l.mu.Unlock()
+			why := "the disk does not keep up"
+			if err != nil {
+				why = err.Error()
+			}
+			l.log.Warn("lines of the access log are lost", "lines", n-lost, "why", why)
+			lost, last = n, time.Now()
 		}
 		if stopping {
 			return
@@ -134,17 +175,20 @@ func (l *Log) run() {
 	}
 }
 
-// flush writes what waits. spare is memory to collect in meanwhile; it returns that for the next time.
+// flush writes what waits. spare is memory to collect in meanwhile; it returns that for the next time. What could not be written is counted.
 func (l *Log) flush(spare []byte) []byte {
 	l.mu.Lock()
 	lines, file, former := l.waiting, l.file, l.former
 	l.waiting, l.former = spare[:0], nil
 	l.mu.Unlock()
+	if len(former) > 0 {
+		l.torn = false
+	}
 	if len(lines) > 0 {
-		if n, err := file.Write(lines); err != nil {
-			lost := count(lines[n:])
-			l.dropped.Add(lost)
-			l.log.Warn("the access log cannot be written", "error", err, "lines", lost)
+		if err := l.write(file, lines); err != nil {
+			l.mu.Lock()
+			l.failed = err
+			l.mu.Unlock()
 		}
 	}
 	for _, f := range former {
@@ -154,6 +198,23 @@ func (l *Log) flush(spare []byte) []byte {
 		return nil // after a burst its memory goes back
 	}
 	return lines
+}
+
+// write writes lines. One that a full disk has cut off is ended before the next ones, so that no reader takes the two for one.
+func (l *Log) write(file io.Writer, lines []byte) error {
+	if l.torn {
+		if _, err := file.Write([]byte{'\n'}); err != nil {
+			l.dropped.Add(count(lines))
+			return err
+		}
+		l.torn = false
+	}
+	n, err := file.Write(lines)
+	if err != nil {
+		l.dropped.Add(count(lines[n:]))
+		l.torn = n > 0 && lines[n-1] != '\n'
+	}
+	return err
 }
 
 // count counts the ends of lines.

@@ -13,6 +13,8 @@
 package httpproxy
 
 import (
+	"strings"
+
 	"salp/internal/access"
 	"salp/internal/accesslog"
 	"salp/internal/config"
@@ -115,7 +117,12 @@ func New(o Options) *Proxy {
 	p.limits.Line = min(p.limits.Line, p.limits.Head-2)
 	if o.Shared.Log != nil {
 		p.log = o.Shared.Log.Writer()
-		p.logged[0], p.logged[1] = o.Shared.Log.Fields()
+		request, response := o.Shared.Log.Fields()
+		for i, names := range [...][]string{request, response} {
+			for _, name := range names {
+				p.logged[i] = append(p.logged[i], strings.ToLower(name)) // as http1 asks for them
+			}
+		}
 	}
 	p.idle.init(o.Config.HTTP.Timeouts.ServerKeepalive)
 	c := o.Config

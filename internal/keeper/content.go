@@ -224,7 +224,8 @@ func (c *contents) accessLog(must bool) error {
 			return nil
 		}
 	}
-	f, err := os.OpenFile(l.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	// Without O_NONBLOCK the keeper would wait for who reads, where the file is a FIFO.
+	f, err := os.OpenFile(l.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o640)
 	if err != nil {
 		return c.cfg.Fault(config.Path{"logs", "access", "file"}, err.Error(), "make its directory, or write another path")
 	}
