@@ -42,7 +42,7 @@ func TestLoadBalancingGuide(t *testing.T) {
 	}
 	r := newRig(t, 3) // the third is the DNS server
 	r.must(r.net.Gateway.Sysctl("net/ipv4/ip_forward", "1"))
-	header := []byte("\r\n\r\n\x00\r\nQUIT\n") // of the PROXY protocol, version 2
+	header := []byte("\r\n\r\n\x00\r\nQUIT\n\x21") // of the PROXY protocol, version 2, about a client; a check's has 0x20 at the end
 	var mutex sync.Mutex
 	headers := 0
 	var servers []*lab.Server

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"salp/internal/admin"
+	"salp/internal/control"
 	"salp/internal/lab"
 )
 
@@ -84,10 +85,19 @@ http { access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; f
   in: {listen: ["10.0.2.1:8100"], source: client, proxy_protocol: {from: [10.0.2.4]}, pool: plain, limits: {per_client: 10}}
   through: {listen: ["10.0.2.1:8101"], proxy_protocol: {from: [10.0.2.4]}, pool: told}
 pools:
-  told: {proxy_protocol: v2, servers: ["10.0.2.2:8080", {address: "10.0.2.3:8080", proxy_protocol: v1}]}
+  told: {check: {every: 100ms, timeout: 5s, http: {path: /, status: [200]}}, proxy_protocol: v2, servers: ["10.0.2.2:8080", {address: "10.0.2.3:8080", proxy_protocol: v1}]}
   plain: {servers: ["10.0.2.2:80", "10.0.2.3:80", "[fd00:2::2]:80"]}
 `)
 	r.peer(front, "10.0.2.4:9000", "front.cfg", cfg.String(), "haproxy", "-db", "-f", "FILE")
+	s.await("with checks that passed through PROXY headers", func(st *admin.Status) bool {
+		good := 0
+		for _, server := range poolServers(st) {
+			if server.Checked != nil && server.Checked.Error == "" && server.State == control.ServerUp {
+				good++
+			}
+		}
+		return good == 2
+	})
 	asked := map[string]bool{}
 	get := func(from, to, dialled string) {
 		t.Helper()

@@ -21,12 +21,32 @@ const namesWithin = 3 * time.Second
 func (s *servers) jobs(w *control.Watch) {
 	w.Names = withNames(w.Names, s.cfg.Names())
 	for _, one := range s.all {
-		c := s.cfg.Pool(one.pool).Check
+		p := s.cfg.Pool(one.pool)
+		c := p.Check
 		if c == nil || one.state == control.ServerMaint {
 			continue
 		}
-		w.Jobs = append(w.Jobs, control.Job{ID: one.job(), Every: c.Every, Jitter: float64(c.Jitter) / 100, Probe: question(c, one.address)})
+		job := control.Job{ID: one.job(), Every: c.Every, Jitter: float64(c.Jitter) / 100, Probe: question(c, one.address)}
+		if c.Port == 0 {
+			job.Probe.Header = headerTo(p, one.server)
+		}
+		w.Jobs = append(w.Jobs, job)
 	}
+}
+
+// headerTo is the PROXY header that a server expects on the port that connections go to: a check there without one would fail, or fill its log.
+func headerTo(p *config.Pool, server string) probe.Header {
+	for i := range p.Servers {
+		if s := &p.Servers[i]; s.String() == server {
+			switch p.ProxyHeaderOf(s) {
+			case config.ProxyHeaderV1:
+				return probe.HeaderV1
+			case config.ProxyHeaderV2:
+				return probe.HeaderV2
+			}
+		}
+	}
+	return ""
 }
 
 // question returns what a check asks a server. It comes from the gateway's own address, which the kernel chooses.

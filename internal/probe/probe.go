@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"salp/internal/proxyproto"
 	"salp/internal/resolve"
 	"salp/internal/sock"
 )
@@ -102,6 +103,9 @@ func (s *Spec) stream(ctx context.Context) error {
 	plain := conn
 	stop := context.AfterFunc(ctx, func() { _ = plain.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	if err := s.introduce(conn); err != nil {
+		return err
+	}
 	if s.TLS != nil {
 		if conn, err = s.handshake(ctx, conn); err != nil {
 			return err
@@ -112,6 +116,26 @@ func (s *Spec) stream(ctx context.Context) error {
 	}
 	return s.talk(ctx, conn)
 }
+
+// introduce sends the PROXY header that the spec asks for.
+func (s *Spec) introduce(conn net.Conn) error {
+	var header []byte
+	switch s.Header {
+	case "":
+		return nil
+	case HeaderV1:
+		local, remote := conn.LocalAddr().(*net.TCPAddr).AddrPort(), conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+		header = proxyproto.Append1(nil, unmapped(local), unmapped(remote))
+	case HeaderV2:
+		header = proxyproto.Append2(nil, netip.AddrPort{}, netip.AddrPort{})
+	default:
+		return fmt.Errorf("there is no version %q of the PROXY protocol", s.Header)
+	}
+	_, err := conn.Write(header)
+	return err
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // talk sends and expects.
 func (s *Spec) talk(ctx context.Context, conn net.Conn) error {

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"salp/internal/lab"
+	"salp/internal/proxyproto"
 )
 
 // serve starts a TCP server on loopback that has each connection handled.
@@ -65,6 +67,20 @@ func answers(text string) func(net.Conn) {
 	}
 }
 
+// readHeader reads a PROXY header, and tells its length.
+func readHeader(c net.Conn) (proxyproto.Header, int, error) {
+	r := bufio.NewReader(c)
+	for n := 1; ; n++ {
+		b, err := r.Peek(n)
+		if err != nil {
+			return proxyproto.Header{}, 0, err
+		}
+		if h, length, err := proxyproto.Parse(b); err != proxyproto.ErrShort {
+			return h, length, err
+		}
+	}
+}
+
 func refused(t *testing.T) netip.AddrPort {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -94,6 +110,12 @@ func TestStreams(t *testing.T) {
 		}
 	})
 	echo := serve(t, answers("+LINE"))
+	introduced := serve(t, func(c net.Conn) {
+		if h, length, err := readHeader(c); err == nil {
+			_, _ = io.WriteString(c, fmt.Sprintf("220 %v %d\n", h.Source.Addr(), length))
+		}
+		_, _ = io.Copy(io.Discard, c)
+	})
 	for _, c := range []struct {
 		name string
 		spec Spec
@@ -111,6 +133,10 @@ func TestStreams(t *testing.T) {
 		{"floods", Spec{Target: floods, Expect: "220 "}, `…, expected "220 "`},
 		{"question", Spec{Target: echo, Send: "PING\n", Expect: "+PING"}, ""},
 		{"wrong answer", Spec{Target: echo, Send: "PING\n", Expect: "+PONG"}, `the server sent "+PING", expected "+PONG"`},
+		{"header, version 1", Spec{Target: introduced, Header: HeaderV1, Expect: "220 127.0.0.1 "}, ""},
+		{"header, version 2", Spec{Target: introduced, Header: HeaderV2, Expect: "220 invalid IP 16\n"}, ""},
+		{"no header", Spec{Target: introduced, Expect: "220 "}, "no answer within 300ms"},
+		{"bad header", Spec{Target: introduced, Header: "v3"}, `no version "v3"`},
 		{"bad regexp", Spec{Target: echo, Expect: "/(/"}, "expect missing closing )"},
 		{"no address", Spec{}, "no address"},
 	} {

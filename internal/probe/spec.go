@@ -24,11 +24,21 @@ type Spec struct {
 
 	Ping   *Ping  `json:"ping,omitempty"`
 	DNS    *DNS   `json:"dns,omitempty"`
+	Header Header `json:"proxy_header,omitempty"` // a PROXY header before everything else, which says that the prober speaks for itself
 	TLS    *TLS   `json:"tls,omitempty"`
 	HTTP   *HTTP  `json:"http,omitempty"`   // over TLS when that is set
 	Send   string `json:"send,omitempty"`   // bytes to send when connected
 	Expect string `json:"expect,omitempty"` // see Pattern; what the server must send
 }
+
+// Header is a version of the PROXY protocol; "": none.
+type Header string
+
+// The versions. Version 2 has a command that says it all, LOCAL; with version 1 the probe's own addresses are told, as not everybody takes UNKNOWN.
+const (
+	HeaderV1 Header = "v1"
+	HeaderV2 Header = "v2"
+)
 
 // Ping is an ICMP or ICMPv6 echo request.
 type Ping struct {
