@@ -39,7 +39,7 @@ func (o *office) bcp38() {
 	counter foreign { }
 	chain in {
 		type filter hook prerouting priority raw; policy accept;
-		iifname "c0" ip saddr != %s0/24 counter name foreign drop
+		iifname "c0" ip saddr != { %s0/24, 0.0.0.0 } counter name foreign drop
 		iifname "c0" ip6 saddr != { %s/64, fe80::/10, :: } counter name foreign drop
 	}
 }
