@@ -39,9 +39,9 @@ var linkBalanceKeys = mapping(nil,
 		example: "on_link_down: keep",
 	}, enum(LinkDownReset, LinkDownKeep), func(b *LinkBalance) *LinkDown { return &b.OnDown }),
 	prop(entry{key: "last_resort", def: string(LastResortAll),
-		doc: "What becomes of new flows while no link is up that they may use. `all`: the links are used as if they were up, since it may be the targets that are dead. " +
-			"`main`: the host's own routing table decides. `reject`: they are refused at once.",
-		watch:   "A rule with `strict` is always refused.",
+		doc: "What becomes of new flows while no link is up that they may use. `all`: the links are used as if they were up, since it may be the targets that are dead; " +
+			"a family for which no link has an address and a gateway is left to the host's own routing table. `main`: the host's own routing table decides. `reject`: they are refused at once.",
+		watch:   "A rule with `strict` is always refused: TCP with a reset, the rest with an ICMP error.",
 		example: "last_resort: reject",
 	}, enum(LastResortAll, LastResortMain, LastResortReject), func(b *LinkBalance) *LastResort { return &b.LastResort }),
 	prop(entry{key: "on_change", absent: "nothing is called",

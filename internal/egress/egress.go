@@ -142,7 +142,7 @@ func (r *Rules) lastResort(c Choice, f *Flow, s *State, names []string) Choice {
 			return c
 		}
 	}
-	c.Action, c.Assumed = Reject, false // none has a way at all in this family
+	c.Action, c.Assumed = Main, false // none has a way at all in this family
 	return c
 }
 

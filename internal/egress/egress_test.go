@@ -112,7 +112,7 @@ func TestChoose(t *testing.T) {
 	}
 	none := state()
 	none.Links[0].IPv6 = false
-	if got := text(r.Choose(flow("fd00:1::5", "[2001:db8::1]:80"), none, "")); got != "reject rule -1" {
+	if got := text(r.Choose(flow("fd00:1::5", "[2001:db8::1]:80"), none, "")); got != "main rule -1" {
 		t.Error(got)
 	}
 }

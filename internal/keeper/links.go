@@ -28,6 +28,7 @@ type links struct {
 	cfg     *config.Config
 	set     *link.Set
 	names   map[string][]netip.Addr
+	heard   map[string]bool // names that an answer has come for, also that there is no address
 	lists   map[string][]netip.Prefix
 	local   []netip.Prefix
 	changes []link.Change           // that the kernel and the world are still to be told
@@ -40,10 +41,13 @@ const measureEvery = 2 * time.Second
 
 // newLinks begins to look after the links of a configuration. What known says of them goes on.
 func newLinks(cfg *config.Config, known []link.Saved, names map[string][]netip.Addr, now time.Time) (*links, error) {
-	l := &links{cfg: cfg, names: names, set: link.New(cfg, known, names, now), began: map[string]link.Traffic{}}
+	l := &links{cfg: cfg, names: names, heard: map[string]bool{}, set: link.New(cfg, known, names, now), began: map[string]link.Traffic{}}
 	if len(cfg.Links) == 0 {
 		return l, nil
 	}
+	wanted := l.wanted()
+	l.names = maps.Clone(names)
+	maps.DeleteFunc(l.names, func(name string, _ []netip.Addr) bool { return !slices.Contains(wanted, name) })
 	var err error
 	l.lists, err = addressLists(cfg)
 	return l, err
@@ -121,10 +125,10 @@ func KnowLinks(facts *plan.Facts, cfg *config.Config, runDir string, host *kerne
 	}
 	known, err := recallLinks(runDir)
 	if err != nil {
-		known = nil // the keeper that ran into it has told
+		known = linksMemory{} // the keeper that ran into it has told
 	}
 	now := time.Now()
-	l, err := newLinks(cfg, known, nil, now)
+	l, err := newLinks(cfg, known.Links, known.Names, now)
 	if err != nil {
 		return err
 	}
@@ -136,31 +140,39 @@ func KnowLinks(facts *plan.Facts, cfg *config.Config, runDir string, host *kerne
 	return nil
 }
 
-// linksFile is where the states of links outlive a keeper.
+// linksFile is where what is known of links outlives a keeper.
 func linksFile(runDir string) string { return filepath.Join(runDir, "links.json") }
+
+// linksMemory is what that file holds.
+type linksMemory struct {
+	Links []link.Saved            `json:"links"`
+	Names map[string][]netip.Addr `json:"names,omitempty"` // so that the next start has its rules for them from the first flow on
+}
 
 // maxLinksFile bounds the text of that file.
 const maxLinksFile = 4 << 20
 
 // recallLinks returns what the keeper before this one knew of links. Nothing, when it left nothing that can be read.
-func recallLinks(runDir string) ([]link.Saved, error) {
+func recallLinks(runDir string) (m linksMemory, err error) {
 	text, err := os.ReadFile(linksFile(runDir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return m, nil
 	}
 	if err != nil {
-		return nil, err
+		return m, err
 	}
 	if len(text) > maxLinksFile {
-		return nil, fmt.Errorf("%s has %d bytes", linksFile(runDir), len(text))
+		return m, fmt.Errorf("%s has %d bytes", linksFile(runDir), len(text))
 	}
-	var known []link.Saved
-	return known, json.Unmarshal(text, &known)
+	if err := json.Unmarshal(text, &m); err != nil {
+		return linksMemory{}, err
+	}
+	return m, nil
 }
 
 // remember writes what is known of the links, by rename.
 func (l *links) remember(runDir string) error {
-	text, err := json.Marshal(l.set.Saved())
+	text, err := json.Marshal(linksMemory{Links: l.set.Saved(), Names: l.names})
 	if err != nil {
 		return err
 	}
@@ -169,6 +181,13 @@ func (l *links) remember(runDir string) error {
 		return err
 	}
 	return os.Rename(file+".new", file)
+}
+
+// rememberLinks has the next start know what is known now.
+func (k *keeper) rememberLinks() {
+	if err := k.links.remember(k.options.RunDir); err != nil {
+		k.log.Warn("states of links cannot be remembered for the next start", "error", err)
+	}
 }
 
 // onSample takes in how a probe ended. It tells whether it was one of a link.
@@ -185,7 +204,11 @@ func (k *keeper) onSample(r *control.Result) bool {
 // learnName takes in what a host name is now, when a rule or a check of links mentions it.
 func (k *keeper) learnName(n *control.Name) {
 	for _, l := range []*links{k.links, k.pendingLinks()} {
-		if l == nil || n.Error != "" || !slices.Contains(l.wanted(), n.Name) || slices.Equal(l.names[n.Name], n.Addresses) {
+		if l == nil || !slices.Contains(l.wanted(), n.Name) {
+			continue
+		}
+		l.heard[n.Name] = true
+		if n.Error != "" || slices.Equal(l.names[n.Name], n.Addresses) {
 			continue
 		}
 		names := maps.Clone(l.names)
@@ -197,9 +220,15 @@ func (k *keeper) learnName(n *control.Name) {
 		l.set.Resolved(names)
 		k.watching.stale = true
 		if l == k.links {
+			k.rememberLinks()
 			k.agenda.at(taskRepair, time.Now())
 		}
 	}
+}
+
+// unnamed says that nothing is known of a name yet that a rule or a check mentions.
+func (l *links) unnamed() bool {
+	return slices.ContainsFunc(l.wanted(), func(name string) bool { return !l.heard[name] && l.names[name] == nil })
 }
 
 func (k *keeper) pendingLinks() *links {
@@ -232,20 +261,14 @@ func (l *links) calls() bool {
 
 // prepareLinks begins to look after the links of a configuration that is about to be in force.
 func (k *keeper) prepareLinks(p *provision) (err error) {
-	known := k.links.set.Saved()
+	known := linksMemory{Links: k.links.set.Saved(), Names: k.links.names}
 	if k.cfg == nil {
-		known = k.recallLinks()
+		if known, err = recallLinks(k.options.RunDir); err != nil {
+			k.log.Warn("the file of links' states cannot be read", "error", err)
+		}
 	}
-	p.links, err = newLinks(p.cfg, known, k.links.names, p.began)
+	p.links, err = newLinks(p.cfg, known.Links, known.Names, p.began)
 	return err
-}
-
-func (k *keeper) recallLinks() []link.Saved {
-	known, err := recallLinks(k.options.RunDir)
-	if err != nil {
-		k.log.Warn("the file of links' states cannot be read", "error", err)
-	}
-	return known
 }
 
 // adoptLinks puts the links of a provision in force. What became of them while it was prepared counts. The flows of links that have other
@@ -257,7 +280,9 @@ func (k *keeper) adoptLinks(p *provision) {
 		k.links.set = link.New(p.cfg, old.set.Saved(), p.links.names, time.Now())
 		k.links.began, k.links.now = old.began, old.now
 		k.links.changes = old.changes
-		k.agenda.at(taskRepair, time.Now())
+	}
+	if p.links.any() {
+		k.agenda.at(taskRepair, time.Now()) // names may have been learned since the plan was made
 	}
 	for i, was := range old.cfg.Links {
 		if i < len(p.cfg.Links) && p.cfg.Links[i].Interface == was.Interface {
@@ -313,9 +338,7 @@ func (k *keeper) followLinks() {
 	for _, c := range changes {
 		k.linkChanged(c)
 	}
-	if err := l.remember(k.options.RunDir); err != nil {
-		k.log.Warn("states of links cannot be remembered for the next start", "error", err)
-	}
+	k.rememberLinks()
 }
 
 // linkChanged does what one change takes.

@@ -39,9 +39,7 @@ func (k *keeper) setLink(w admin.LinkWish, now time.Time) (a admin.LinkAnswer, e
 	}
 	l.changes = append(l.changes, changes...)
 	k.log.Info("operator's order for a link", "link", w.Link, "order", w.State)
-	if err := l.remember(k.options.RunDir); err != nil {
-		k.log.Warn("states of links cannot be remembered for the next start", "error", err)
-	}
+	k.rememberLinks()
 	if len(changes) > 0 {
 		k.repair()
 	}

@@ -222,8 +222,8 @@ func (k *keeper) onMonitor(m *monitor, message *control.Message) {
 		k.answerStatus(m, message.AskStatus, now)
 	case message.Names != nil:
 		for i := range message.Names.Names {
-			k.onName(&message.Names.Names[i], now)
 			k.learnName(&message.Names.Names[i])
+			k.onName(&message.Names.Names[i], now)
 		}
 	case message.Called != nil:
 		k.hooks.called(message.Called)

@@ -14,7 +14,7 @@ import (
 )
 
 // namesWithin bounds how long a new configuration waits for the names in it that nothing is known of. Without their addresses it would
-// have no servers.
+// have no servers, and the rules of links would not know the flows that they are for.
 const namesWithin = 3 * time.Second
 
 // jobs adds the checks of all servers to what the monitor watches, and the names.
@@ -148,7 +148,7 @@ func (k *keeper) onName(n *control.Name, now time.Time) {
 // commitWhenNamed puts the pending provision in force when its worker is ready and its names are known, or have not been known for long enough.
 func (k *keeper) commitWhenNamed(now time.Time) {
 	p := k.pending
-	if p == nil || !p.ready || p.servers.unnamed() && now.Sub(p.began) < namesWithin {
+	if p == nil || !p.ready || (p.servers.unnamed() || p.links.unnamed()) && now.Sub(p.began) < namesWithin {
 		return
 	}
 	k.commit(now)

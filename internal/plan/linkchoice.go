@@ -46,7 +46,7 @@ func (r *linkRecipe) choose(f Family, names []string, strict bool) linkChoice {
 	if c, ok := r.first(append(slices.Clone(names), config.LinkBalanced), hasWay); ok {
 		return c
 	}
-	return linkChoice{kind: refuse}
+	return linkChoice{kind: toMain} // no link is for the family, or has an address in it
 }
 
 // first returns the choice of the first name that has a link that may be used.
@@ -114,8 +114,9 @@ func (r *linkRecipe) rules(c linkChoice, f Family, both bool) []NFTRule {
 		return []NFTRule{rule(comment, slices.Concat(only, exprs)...)}
 	}
 	switch {
-	case c.kind == refuse:
-		return with("no link is up for it", Counter{Name: refusedFlows}, Reject{})
+	case c.kind == refuse: // TCP by a reset: the kernel bounds the rate of its ICMP errors, and clients would wait
+		return append(with("no link is up for it", L4Proto{Protos: []byte{TCP}}, Counter{Name: refusedFlows}, RejectReset{}),
+			with("no link is up for it", Counter{Name: refusedFlows}, Reject{})...)
 	case c.kind == discard:
 		return with("not to leave", Counter{Name: droppedFlows}, Verdict{Word: "drop"})
 	case c.kind == toMain:
