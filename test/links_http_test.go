@@ -158,5 +158,12 @@ func TestLinkNamesAndLists(t *testing.T) {
 	})
 	if link := to("22"); link != "embratel" {
 		t.Errorf("the name's address after a reload by %s", link)
+	} // The next start knows the name from the last one, also when nobody answers for it.
+	dns.Mute(true)
+	s.stop()
+	s = o.start("resolvers: {servers: [\"10.1.0.10:53\"], min_ttl: 1s}\n" + strings.TrimPrefix(strings.Replace(file, ", list:few", "", 1), file[:strings.Index(file, "links:")]))
+	s.awaitLinks(bothUp)
+	if counts := o.spread(10, func(int) string { return "203.0.113.22:80" }); counts["embratel"] != 10 {
+		t.Errorf("the name's address after a restart without a name server: %v", counts)
 	}
 }

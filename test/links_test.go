@@ -21,7 +21,10 @@ type office struct {
 	tcp     *lab.Server // on every address of the Internet, port 80: tells whom it sees
 }
 
-func newOffice(t *testing.T, clients int) *office {
+func newOffice(t *testing.T, clients int) *office { t.Helper(); return newOfficeOf(t, clients, 2) }
+
+// newOfficeOf is newOffice with so many providers, three at most: the third is lte.
+func newOfficeOf(t *testing.T, clients, providers int) *office {
 	t.Helper()
 	needTools(t)
 	t.Parallel()
@@ -34,7 +37,7 @@ func newOffice(t *testing.T, clients int) *office {
 	r.must(os.Chmod(r.dir, 0o755))
 	t.Cleanup(func() { os.RemoveAll(r.dir) })
 	o := &office{rig: r}
-	o.net, err = lab.Test(t).Office(clients, 2)
+	o.net, err = lab.Test(t).Office(clients, providers)
 	r.must(err)
 	r.net = &lab.Net{Lab: o.net.Lab, Gateway: o.net.Gateway, Clients: []*lab.Host{o.net.Client}, Servers: []*lab.Host{o.net.Internet, o.net.Web}}
 	t.Cleanup(r.explain)
@@ -90,6 +93,8 @@ func linkOf(a netip.Addr) string {
 		return "virtua"
 	case netip.MustParsePrefix("198.51.100.0/24").Contains(a), netip.MustParsePrefix("2001:db8:2::/64").Contains(a):
 		return "embratel"
+	case netip.MustParsePrefix("100.64.3.0/24").Contains(a), netip.MustParsePrefix("2001:db8:3::/64").Contains(a):
+		return "lte"
 	}
 	return a.String()
 }
