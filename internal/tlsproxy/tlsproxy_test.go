@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -310,6 +311,42 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// Versions older than the configuration's are refused, and a client that says nothing is not waited for.
+func TestVersions(t *testing.T) {
+	cert, key := certificate(t, "a.example")
+	files := map[string][]byte{"a.pem": cert, "a.key": key}
+	for _, c := range []struct {
+		least     string
+		most      uint16
+		completes bool
+	}{{"1.2", tls.VersionTLS11, false}, {"1.2", tls.VersionTLS12, true}, {"1.2", tls.VersionTLS13, true}, {"1.3", tls.VersionTLS12, false}, {"1.3", tls.VersionTLS13, true}} {
+		r := newRigWith(t, http.HandlerFunc(echo), freeAddress(t),
+			fmt.Sprintf(`{certificates: [{certificate: a.pem, key: a.key}], min_version: "%s"}, http: {timeouts: {head: 300ms}}`, c.least), files)
+		conn, err := tls.Dial("tcp", r.address, &tls.Config{ServerName: "a.example", InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: c.most})
+		if (err == nil) != c.completes {
+			t.Errorf("at least %s, a client of %#x: %v", c.least, c.most, err)
+		}
+		if err == nil {
+			if got := conn.ConnectionState().Version; got != c.most {
+				t.Errorf("at least %s, a client of %#x: %#x", c.least, c.most, got)
+			}
+			conn.Close()
+		}
+		silent, err := net.Dial("tcp", r.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = silent.SetDeadline(time.Now().Add(5 * time.Second))
+		fmt.Fprint(silent, "\x16\x03\x01\x02")
+		began := time.Now()
+		if _, err := io.ReadAll(silent); errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) < 100*time.Millisecond {
+			t.Errorf("a silent client: %v after %v", err, time.Since(began))
+		}
+		silent.Close()
+		r.active(t, 0)
+	}
+}
+
 // A reset of the proxy reaches the client as an error, never as an end; handshakes that fail are counted, and nothing is left.
 func TestFailures(t *testing.T) {
 	var hits atomic.Int64
@@ -344,9 +381,9 @@ func TestFailures(t *testing.T) {
 		c.Close()
 	}
 	r.active(t, 0)
-	errors := make(chan uint64, 1)
-	r.engine.Loops()[0].Post(func() { errors <- r.counters.Errors[listen.Handshake] })
-	if n := <-errors; n != 2 || hits.Load() < 2 {
+	failed := make(chan uint64, 1)
+	r.engine.Loops()[0].Post(func() { failed <- r.counters.Errors[listen.Handshake] })
+	if n := <-failed; n != 2 || hits.Load() < 2 {
 		t.Errorf("%d failed handshakes counted, %d requests", n, hits.Load())
 	}
 }
