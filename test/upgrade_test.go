@@ -183,7 +183,7 @@ func (r *rig) startUpgradableWith(configuration string, more []string) (*salp, [
 }
 
 // loadedConfig is upgradeConfig with two more ways in: whom a pool's servers see is the client, and the kernel path.
-const loadedConfig = `drain: 20s
+const loadedConfig = `drain: 5m
 listeners:
   in: {intercept: {interfaces: [g0], ports: [81]}, source: proxy}
   keep: {intercept: {interfaces: [g0], ports: [82]}, source: client, source_port: keep}
