@@ -182,6 +182,7 @@ func TestBoundsOverReload(t *testing.T) {
 	configuration := `drain: 1m
 listeners:
   few: {listen: ["10.0.1.1:8001"], pool: web, limits: {connections: 3}}
+  each: {intercept: {interfaces: [g0], ports: [81]}, pool: web, limits: {per_client: 2}}
   full: {listen: ["10.0.1.1:8002"], pool: bounded}
 pools:
   web: {servers: ["10.0.2.2:80"]}
@@ -189,16 +190,19 @@ pools:
 `
 	s := r.start(configuration)
 	held := map[string][]*conversation{}
-	for _, to := range []string{"10.0.1.1:8001", "10.0.1.1:8001", "10.0.1.1:8001", "10.0.1.1:8002", "10.0.1.1:8002"} {
+	for _, to := range []string{"10.0.1.1:8001", "10.0.1.1:8001", "10.0.1.1:8001", "10.0.1.1:8002", "10.0.1.1:8002", "10.0.2.2:81", "10.0.2.2:81"} {
 		v, _ := r.tell(to)
 		held[to] = append(held[to], v)
 	}
 	s.await("counting them", func(st *admin.Status) bool {
-		return st.Listeners[0].Counters.Active == 3 && st.Pools[1].Servers[0].Active == 2
+		return sum(st, func(l admin.Listener) uint64 { return l.Counters.Active }) == 7
 	})
 	for round := range 2 {
 		if _, err := r.probe("10.0.1.1:8001", patience); !isRefused(false, err) {
 			t.Errorf("round %d: the fourth of three connections got %v; want a reset", round, err)
+		}
+		if _, err := r.probe("10.0.2.2:81", patience); !isRefused(false, err) {
+			t.Errorf("round %d: the third of a client's two connections got %v; want a reset", round, err)
 		}
 		waits := r.dial("10.0.1.1:8002")
 		st := s.await("with one that waits", func(st *admin.Status) bool { return st.Pools[1].Queued == 1 })
@@ -211,10 +215,12 @@ pools:
 		v.exchange("served")
 		held["10.0.1.1:8002"] = append(held["10.0.1.1:8002"][1:], v)
 		s.await("counting who was refused", func(st *admin.Status) bool {
-			return st.Pools[1].QueueFull == uint64(round+1) && st.Pools[1].Queued == 0 && st.Listeners[0].Counters.Errors["limit_listener"] == uint64(round+1)
+			return st.Pools[1].QueueFull == uint64(round+1) && st.Pools[1].Queued == 0 && st.Listeners[0].Counters.Errors["limit_listener"] == uint64(round+1) &&
+				st.Listeners[1].Counters.Errors["limit_client"] == uint64(round+1)
 		})
 		if round == 0 {
 			s.reload(configuration)
+			time.Sleep(200 * time.Millisecond * slowdown) // clients are told with the first beat of the drain
 			if st, err := s.status(); err != nil || len(st.Workers) != 2 {
 				t.Errorf("the worker before is not there: %+v, %v", st.Workers, err)
 			}
@@ -226,8 +232,10 @@ pools:
 	if _, err := r.probe("10.0.1.1:8002", patience); !isRefused(false, err) || time.Since(begin) < 2900*time.Millisecond {
 		t.Errorf("a connection that waited in vain got %v after %v", err, time.Since(begin))
 	}
-	held["10.0.1.1:8001"][0].conn.Close()
-	r.awaitProbe("finds room again", "10.0.1.1:8001", patience, isThrough)
+	for _, to := range []string{"10.0.1.1:8001", "10.0.2.2:81"} {
+		held[to][0].conn.Close()
+		r.awaitProbe("finds room again", to, patience, isThrough)
+	}
 	st := s.await("counting who waited in vain", func(st *admin.Status) bool { return st.Pools[1].QueueTimeouts == 1 })
 	if st.Pools[1].Servers[0].MaxConnections != 2 {
 		t.Errorf("status: %+v", st.Pools[1].Servers[0])

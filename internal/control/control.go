@@ -99,6 +99,7 @@ type Beat struct {
 	Pools   []PoolStats   `json:"pools,omitempty"`
 	Queues  []AcceptQueue `json:"queues,omitempty"`   // of the listeners
 	LogLost uint64        `json:"log_lost,omitempty"` // lines of the access log that could not be written
+	Clients []ClientCount `json:"clients,omitempty"`  // of a worker that drains: see Elsewhere
 }
 
 // AcceptQueue is what the kernel holds of a listener's connections that the worker has not accepted yet.

@@ -9,10 +9,24 @@ type Table struct {
 }
 
 // Elsewhere tells a worker how many connections the other workers have, so that all together keep to max_connections of a server and
-// limits.connections of a listener. It is whole: what is not in it has none.
+// limits.connections and per_client of a listener. It is whole: what is not in it has none.
 type Elsewhere struct {
 	Servers   []Place           `json:"servers"`
 	Listeners map[string]uint64 `json:"listeners,omitempty"`
+	Clients   []ClientCount     `json:"clients,omitempty"` // of listeners with limits.per_client; several of one client add up
+}
+
+// Empty says that the others have nothing that counts.
+func (m *Elsewhere) Empty() bool { return len(m.Servers)+len(m.Listeners)+len(m.Clients) == 0 }
+
+// MostClients bounds the clients that a worker tells of: those with the most connections.
+const MostClients = 1024
+
+// ClientCount is how many connections a client has on a listener.
+type ClientCount struct {
+	Listener string     `json:"listener"`
+	Client   netip.Addr `json:"client"`
+	Active   int32      `json:"active"`
 }
 
 // Place is how many connections there are to one address.

@@ -18,15 +18,19 @@ func (k *keeper) elsewhere(w *worker, cfg *config.Config) *control.Elsewhere {
 			}
 		}
 	}
-	listeners := map[string]uint64{}
+	listeners, perClient := map[string]uint64{}, map[string]bool{}
 	for _, l := range cfg.Listeners {
 		if l.Limits.Connections > 0 {
 			listeners[l.Name] = 0
 		}
+		if l.Limits.PerClient > 0 {
+			perClient[l.Name] = true
+		}
 	}
-	if len(bounded)+len(listeners) == 0 {
+	if len(bounded)+len(listeners)+len(perClient) == 0 {
 		return nil
 	}
+	m := &control.Elsewhere{}
 	sums := map[serverKey]uint64{}
 	for _, other := range k.workers {
 		if other == w {
@@ -40,9 +44,14 @@ func (k *keeper) elsewhere(w *worker, cfg *config.Config) *control.Elsewhere {
 		for name := range listeners {
 			listeners[name] += other.stats[name].Active
 		}
+		for _, c := range other.clients[:min(len(other.clients), control.MostClients)] {
+			if perClient[c.Listener] {
+				m.Clients = append(m.Clients, c)
+			}
+		}
 	}
 	maps.DeleteFunc(listeners, func(_ string, active uint64) bool { return active == 0 })
-	m := &control.Elsewhere{Listeners: listeners}
+	m.Listeners = listeners
 	for key, active := range sums {
 		m.Servers = append(m.Servers, control.Place{Pool: key.pool, Address: key.address, Active: active})
 	}
@@ -59,7 +68,7 @@ func (k *keeper) tellElsewhere() {
 	if m == nil {
 		return
 	}
-	w.shares = len(m.Servers)+len(m.Listeners) > 0
+	w.shares = !m.Empty()
 	if err := w.child.conn.Send(control.Message{Elsewhere: m}); err != nil {
 		w.log.Debug("worker does not take Elsewhere", "error", err)
 	}

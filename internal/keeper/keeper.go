@@ -378,6 +378,10 @@ func (k *keeper) onMessage(w *worker, m *control.Message, now time.Time) {
 	switch {
 	case m.Beat != nil:
 		w.lastBeat, w.stats, w.servers, w.pools, w.queues, w.logLost = now, m.Beat.Stats, m.Beat.Servers, m.Beat.Pools, m.Beat.Queues, m.Beat.LogLost
+		first := len(w.clients) == 0 && len(m.Beat.Clients) > 0
+		if w.clients = m.Beat.Clients; first {
+			k.tellElsewhere() // the new worker knows nothing of them yet
+		}
 		if w == k.current {
 			k.drops.take(w.queues)
 		}
@@ -489,7 +493,7 @@ func (k *keeper) start(s *servers, l *links, generation uint64, groups []*group)
 	if l.any() {
 		with.first = append(with.first, control.Message{Links: l.message(true)})
 	}
-	if m := k.elsewhere(nil, cfg); m != nil && len(m.Servers)+len(m.Listeners) > 0 {
+	if m := k.elsewhere(nil, cfg); m != nil && !m.Empty() {
 		with.first = append(with.first, control.Message{Elsewhere: m})
 	}
 	w, err := startWorker(k.options, cfg, generation, with, k.log, k.post)

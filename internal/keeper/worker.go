@@ -51,14 +51,15 @@ type worker struct {
 	servers  []control.ServerStats
 	pools    []control.PoolStats
 	queues   []control.AcceptQueue
-	shares   bool      // it was told that others have connections to its servers
-	cut      int       // connections reset at the end of its drain
-	refusal  string    // why the keeper ended it itself, for the log
-	gone     bool      // its control socket has closed, and its end is awaited
-	hurried  bool      // its drain was cut short
-	again    bool      // it is to be listened to again as soon as its listener pauses
-	logLost  uint64    // lines of the access log that could not be written
-	contents *contents // files that it cannot open itself
+	clients  []control.ClientCount // while it drains
+	shares   bool                  // it was told that others have connections to its servers
+	cut      int                   // connections reset at the end of its drain
+	refusal  string                // why the keeper ended it itself, for the log
+	gone     bool                  // its control socket has closed, and its end is awaited
+	hurried  bool                  // its drain was cut short
+	again    bool                  // it is to be listened to again as soon as its listener pauses
+	logLost  uint64                // lines of the access log that could not be written
+	contents *contents             // files that it cannot open itself
 
 	last   *lastWords
 	logged chan struct{} // closed when its log has ended

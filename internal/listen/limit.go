@@ -17,9 +17,10 @@ type Listener struct {
 	connections int64 // limits, 0: none
 	perClient   int32
 
-	active    atomic.Int64 // only kept when there is a limit
-	elsewhere atomic.Int64 // the same in other workers, as the keeper last told it
-	clients   *clients     // nil without a limit per client
+	active    atomic.Int64                         // only kept when there is a limit
+	elsewhere atomic.Int64                         // the same in other workers, as the keeper last told it
+	clients   *clients                             // nil without a limit per client
+	others    atomic.Pointer[map[netip.Addr]int32] // what clients have in other workers
 	proxy     *config.ProxyProtocol
 	rate      *Rate // of each client that a PROXY header tells; nil: no bound
 }
@@ -48,8 +49,30 @@ func (n *Listener) admit(client netip.Addr) (*Lease, Kind, bool) {
 	return lease, kind, ok
 }
 
-// Elsewhere tells how many of the listener's connections other workers have.
-func (n *Listener) Elsewhere(active int64) { n.elsewhere.Store(active) }
+// Elsewhere tells how many of the listener's connections other workers have, in all and of each client. The map is the listener's from now on.
+func (n *Listener) Elsewhere(active int64, clients map[netip.Addr]int32) {
+	n.elsewhere.Store(active)
+	if len(clients) == 0 {
+		n.others.Store(nil)
+	} else {
+		n.others.Store(&clients)
+	}
+}
+
+// EachClient calls f with every client that has a connection now, and how many it has, where there is a limit per client. f must be quick.
+func (n *Listener) EachClient(f func(client netip.Addr, active int32)) {
+	if n.clients == nil {
+		return
+	}
+	for i := range n.clients.shard {
+		s := &n.clients.shard[i]
+		s.Lock()
+		for client, lease := range s.leases {
+			f(client, lease.count)
+		}
+		s.Unlock()
+	}
+}
 
 // admitOne takes a place in the listener's limit alone.
 func (n *Listener) admitOne() bool {
@@ -65,7 +88,11 @@ func (n *Listener) admitClient(client netip.Addr) (*Lease, Kind, bool) {
 	if n.clients == nil {
 		return nil, 0, true
 	}
-	lease := n.clients.take(client, n.perClient)
+	limit := n.perClient
+	if others := n.others.Load(); others != nil {
+		limit -= (*others)[client]
+	}
+	lease := n.clients.take(client, limit)
 	if lease == nil {
 		return nil, LimitClient, false
 	}
@@ -123,11 +150,11 @@ func (c *clients) take(a netip.Addr, limit int32) *Lease {
 	s.Lock()
 	defer s.Unlock()
 	lease := s.leases[a]
-	if lease == nil {
+	if lease == nil && limit > 0 {
 		lease = &Lease{client: a}
 		s.leases[a] = lease
 	}
-	if lease.count >= limit {
+	if lease == nil || lease.count >= limit {
 		return nil
 	}
 	lease.count++

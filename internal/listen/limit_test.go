@@ -51,16 +51,36 @@ func TestLimitsAcrossLoops(t *testing.T) {
 	}
 }
 
-// What a worker before has still open counts.
+// What a worker before has still open counts, for the listener and for each client.
 func TestConnectionsElsewhere(t *testing.T) {
 	n := listener(2, 0)
-	n.Elsewhere(1)
+	n.Elsewhere(1, nil)
 	if !n.admitOne() || n.admitOne() {
 		t.Error("with one connection elsewhere there is room for one of two")
 	}
-	n.Elsewhere(0)
+	n.Elsewhere(0, nil)
 	if !n.admitOne() || n.admitOne() {
 		t.Error("the room that is free elsewhere is not used, or more is")
+	}
+
+	n = listener(0, 3)
+	one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	n.Elsewhere(5, map[netip.Addr]int32{one: 2, two: 3})
+	for client, room := range map[netip.Addr]int{one: 1, two: 0, netip.MustParseAddr("10.0.0.3"): 3} {
+		for i := range room + 1 {
+			if _, _, ok := n.admit(client); ok != (i < room) {
+				t.Errorf("client %s: connection %d is admitted: %v, there is room for %d", client, i+1, ok, room)
+			}
+		}
+	}
+	has := map[netip.Addr]int32{}
+	n.EachClient(func(client netip.Addr, active int32) { has[client] = active })
+	if len(has) != 2 || has[one] != 1 {
+		t.Errorf("clients have %v", has)
+	}
+	n.Elsewhere(0, nil)
+	if _, _, ok := n.admit(two); !ok {
+		t.Error("what has ended elsewhere still counts")
 	}
 }
 

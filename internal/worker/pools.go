@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -94,8 +95,25 @@ func (w *wiring) setElsewhere(m *control.Elsewhere) {
 		p.Elsewhere(active[name])
 	}
 	for _, n := range w.listeners {
-		n.Elsewhere(int64(m.Listeners[n.Name]))
+		clients := map[netip.Addr]int32{}
+		for _, c := range m.Clients {
+			if c.Listener == n.Name {
+				clients[c.Client] += c.Active
+			}
+		}
+		n.Elsewhere(int64(m.Listeners[n.Name]), clients)
 	}
+}
+
+// busiest tells who has the most connections on listeners that bound each client's.
+func (w *wiring) busiest() (all []control.ClientCount) {
+	for _, n := range w.listeners {
+		n.EachClient(func(client netip.Addr, active int32) {
+			all = append(all, control.ClientCount{Listener: n.Name, Client: client, Active: active})
+		})
+	}
+	slices.SortFunc(all, func(a, b control.ClientCount) int { return int(b.Active - a.Active) })
+	return all[:min(len(all), control.MostClients)]
 }
 
 // tick gives servers in slow start their share.

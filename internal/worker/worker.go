@@ -64,6 +64,7 @@ type worker struct {
 	messages  chan control.Message // closed when the keeper is gone
 	ended     chan struct{}        // closed when the engine has ended
 	failure   error                // why it ended; read after ended
+	draining  bool                 // it accepts no more
 }
 
 func newWorker(conn *control.Conn, sockets []socketGroup, start startOrder, log *slog.Logger) (*worker, error) {
@@ -172,7 +173,11 @@ func (w *worker) beat() error {
 	if err := errors.Join(err, err2); err != nil {
 		return err
 	}
-	if err := w.conn.Send(control.Message{Beat: &control.Beat{Stats: stats, Servers: servers, Pools: pools, Queues: w.wiring.queues(), LogLost: w.services.logLost()}}); err != nil {
+	beat := &control.Beat{Stats: stats, Servers: servers, Pools: pools, Queues: w.wiring.queues(), LogLost: w.services.logLost()}
+	if w.draining {
+		beat.Clients = w.wiring.busiest()
+	}
+	if err := w.conn.Send(control.Message{Beat: beat}); err != nil {
 		w.log.Debug("the keeper does not take a Beat", "error", err)
 	}
 	return nil
@@ -185,6 +190,10 @@ func (w *worker) drain(ctx context.Context, bound time.Duration, beat <-chan tim
 	}
 	if err := w.conn.Send(control.Message{Draining: &control.Draining{}}); err != nil {
 		w.log.Debug("the keeper does not take Draining", "error", err)
+	}
+	w.draining = true
+	if err := w.beat(); err != nil { // at once: what is open here counts for who takes over
+		return w.lost(err)
 	}
 	over := time.After(bound)
 	poll := time.NewTicker(drainPoll)
