@@ -227,10 +227,14 @@ func (c *catcher) seen() map[uint32]string {
 
 // throw sends one numbered packet from any address of the inside, each by a socket of its own, so that each is a new flow.
 func throw(h *lab.Host, id uint32, from netip.Addr, to netip.AddrPort) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if from.Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
 	return h.Do(func() error {
 		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Control: func(_, _ string, c syscall.RawConn) error {
 			var err error
-			_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1) })
+			_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) })
 			return err
 		}}
 		c, err := d.Dial("udp", to.String())
@@ -243,59 +247,82 @@ func throw(h *lab.Host, id uint32, from netip.Addr, to netip.AddrPort) error {
 	})
 }
 
-// TestLinkSpreading throws 10,000 packets from as many clients: the weights hold within 2 %, a client (and destination) always takes the same
-// link, and when a link goes down nobody but its own clients move; when it is back, they return.
+// thrown is the source and the destination of a numbered packet, so that there are as many different ones as flows of what is to be spread.
+func thrown(spread string, family int, id uint32, port uint16) (from netip.Addr, to netip.AddrPort) {
+	high, low, server := byte(id>>8), byte(id), byte(10+id%20)
+	switch {
+	case family == 4 && spread == "destination":
+		from, to = netip.MustParseAddr("10.1.0.100"), netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, high, low}), port)
+	case family == 4:
+		from, to = netip.AddrFrom4([4]byte{10, 1, 1 + high, low}), netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, server}), port)
+	case spread == "destination":
+		from, to = netip.MustParseAddr("fd00:1::100"), netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf("2001:db8:81::%x", 1+id)), port)
+	default:
+		from, to = netip.MustParseAddr(fmt.Sprintf("fd00:1::1:%x", 1+id)), netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf("2001:db8:80::%d", server)), port)
+	}
+	if spread == "flow" {
+		from = map[int]netip.Addr{4: netip.MustParseAddr("10.1.0.100"), 6: netip.MustParseAddr("fd00:1::100")}[family]
+	}
+	return from, to
+}
+
+// TestLinkSpreading throws 10,000 packets of each family, each a flow, from as many clients: the weights hold within 2 %, a client (and
+// destination) always takes the same link, and when a link goes down nobody but its own clients move; when it is back, they return.
 func TestLinkSpreading(t *testing.T) {
-	const flows = 10_000
-	for _, spread := range []string{"client", "client-and-destination", "destination"} {
+	for _, spread := range []string{"flow", "client", "client-and-destination", "destination"} {
 		t.Run(spread, func(t *testing.T) {
 			o := newOffice(t, 1)
 			s := o.start(plainLinks("  spread: "+spread+"\n", ""))
-			if spread == "destination" { // as many servers as flows
-				_, err := o.net.Internet.Run(o.Context(), "ip", "route", "add", "local", "203.0.0.0/16", "dev", "lo")
-				o.must(err)
+			for _, r := range []string{"203.0.0.0/16", "2001:db8:81::/64"} { // as many servers as flows
+				o.run(o.net.Internet, "ip route add local "+r+" dev lo")
 			}
-			port := uint16(7777) // another one each time, or the kernel might choose a flow's old port again, which is a flow of a link already
-			round := func() map[uint32]string {
-				port++
-				c := o.catch(o.net.Internet, fmt.Sprintf("0.0.0.0:%d", port))
-				for id := range uint32(flows) {
-					from := netip.AddrFrom4([4]byte{10, 1, byte(1 + id>>8), byte(id)})
-					to := netip.AddrFrom4([4]byte{203, 0, 113, byte(10 + id%20)})
-					if spread == "destination" {
-						from, to = netip.MustParseAddr("10.1.0.100"), netip.AddrFrom4([4]byte{203, 0, byte(id >> 8), byte(id)})
-					}
-					o.must(throw(o.net.Client, id, from, netip.AddrPortFrom(to, port)))
-				}
-				for end := time.Now().Add(patience); time.Now().Before(end) && len(c.seen()) < flows; time.Sleep(10 * time.Millisecond) {
-				}
-				c.conn.Close()
-				return c.seen()
-			}
-			first := round()
-			if n := count(first, "virtua"); len(first) < flows-20 || float64(n)/float64(len(first)) < 2./3-0.02 || float64(n)/float64(len(first)) > 2./3+0.02 {
-				t.Errorf("%d of %d by virtua, which has two thirds", n, len(first))
-			} else {
-				t.Logf("%d of %d by virtua", n, len(first))
-			}
+			first := [2]map[uint32]string{o.volley(spread, 4, 7001), o.volley(spread, 6, 7001)}
 			s.setLink("embratel", "down")
-			second := round()
-			if n := count(second, "virtua"); n != len(second) || n < flows-20 {
-				t.Errorf("embratel is down: %d of %d by virtua", n, len(second))
+			for i := range first { // another port each time, or the kernel might choose a flow's old port again, which is a flow of a link already
+				if second := o.volley(spread, 4+2*i, 7002); count(second, "virtua") != len(second) {
+					t.Errorf("embratel is down: %d of %d by virtua", count(second, "virtua"), len(second))
+				}
 			}
 			s.setLink("embratel", "ready")
-			third := round()
-			moved := 0
-			for id, by := range third {
-				if was, ok := first[id]; ok && was != by {
-					moved++
+			for i, f := range first {
+				third := o.volley(spread, 4+2*i, 7003)
+				moved := 0
+				for id, by := range third {
+					if was, ok := f[id]; ok && was != by {
+						moved++
+					}
 				}
-			}
-			if moved > 0 || len(third) < flows-20 {
-				t.Errorf("%d of %d are on another link than at first", moved, len(third))
+				if moved > 0 && spread != "flow" {
+					t.Errorf("%d of %d are on another link than at first", moved, len(third))
+				}
+				for when, by := range map[string]map[uint32]string{"at first": f, "in the end": third} {
+					share := float64(count(by, "virtua")) / float64(len(by))
+					t.Logf("IPv%d, %s: %d of %d by virtua", 4+2*i, when, count(by, "virtua"), len(by))
+					if share < 2./3-0.02 || share > 2./3+0.02 {
+						t.Errorf("IPv%d, %s: %d of %d by virtua, which has two thirds", 4+2*i, when, count(by, "virtua"), len(by))
+					}
+				}
 			}
 		})
 	}
+}
+
+// volley throws all packets of a family and says by which link each came.
+func (o *office) volley(spread string, family int, port uint16) map[uint32]string {
+	o.Helper()
+	const flows = 10_000
+	c := o.catch(o.net.Internet, map[int]string{4: "0.0.0.0:", 6: "[::]:"}[family]+strconv.Itoa(int(port)))
+	for id := range uint32(flows) {
+		from, to := thrown(spread, family, id, port)
+		o.must(throw(o.net.Client, id, from, to))
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end) && len(c.seen()) < flows; time.Sleep(10 * time.Millisecond) {
+	}
+	c.conn.Close()
+	if len(c.seen()) < flows-20 {
+		o.Errorf("%d of %d packets came", len(c.seen()), flows)
+	}
+	return c.seen()
 }
 
 func count(by map[uint32]string, link string) (n int) {

@@ -176,9 +176,7 @@ func TestLinkLearns(t *testing.T) {
 	o.only("embratel", 4)
 	o.run(gw, "ip -6 route add default via fe80::5 dev wan2 proto ra metric 512")
 	table("-6", "default via fe80::5 dev wan2")
-	if got := o.by(o.net.Client, "", "[2001:db8:80::13]:80"); got != "embratel" {
-		t.Errorf("by IPv6: %s", got)
-	}
+	o.await("IPv6 by embratel", func() bool { return o.by(o.net.Client, "", "[2001:db8:80::13]:80") == "embratel" })
 	// Another lease: the address changes, the flows of the old one end, new ones have the new.
 	o.run(gw, "ip addr del 198.51.100.10/24 dev wan2")
 	o.run(gw, "ip addr add 198.51.100.77/24 dev wan2")
