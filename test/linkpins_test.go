@@ -1,8 +1,12 @@
 package test
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,7 +24,7 @@ import (
 	"salp/internal/lab"
 )
 
-// pinFile has a rule for every condition and every kind of target. HOSTS is replaced by more of a file, LIST by a list's file.
+// pinFile has a rule for every condition and every kind of target. LIST is replaced by a list's file.
 const pinFile = `resolvers: {servers: ["10.1.0.10:53"], min_ttl: 1s}
 lists: {few: {addresses: LIST}}
 links:
@@ -43,8 +47,6 @@ balance:
     - {from: [10.1.0.101, "fd00:1::101"], protocol: tcp, ports: [25, 80-90], link: wired}
     - {from: [10.1.0.102, "fd00:1::102"], to: [203.0.113.0/24, "2001:db8:80::/64"], link: [embratel, blackhole]}
     - {to: [203.0.113.29, "2001:db8:80::29"], link: blackhole}
-    - {listener: dialled, link: [lte, virtua]}
-    - {listener: strictly, link: lte, strict: true}
     - {protocol: tcp, ports: [25], link: embratel, strict: true}
   default: balanced
 `
@@ -126,8 +128,9 @@ func (o *office) guest() *lab.Host {
 	return h
 }
 
-// pinOffice is an office with three providers, a guest network and a name server, and pinFile in it.
-func pinOffice(t *testing.T, more string) (o *office, guest *lab.Host, s *salp) {
+// pinOffice is an office with three providers, a guest network and a name server, and pinFile in it,
+// with rules of listeners and more of a file.
+func pinOffice(t *testing.T, listenerRules, more string) (o *office, guest *lab.Host, s *salp) {
 	o = newOfficeOf(t, 4, 3)
 	guest = o.guest()
 	dns, err := o.net.Web.ServeDNS("10.1.0.10:53")
@@ -135,7 +138,7 @@ func pinOffice(t *testing.T, more string) (o *office, guest *lab.Host, s *salp) 
 	dns.Set("bank.example", time.Second, "203.0.113.20", "2001:db8:80::20")
 	list := filepath.Join(o.dir, "list.txt")
 	o.must(os.WriteFile(list, []byte("203.0.113.24/31 # two\n2001:db8:80::24\n2001:db8:80::25/128\n"), 0o644))
-	s = o.start(strings.Replace(pinFile, "LIST", list, 1) + more)
+	s = o.start(strings.NewReplacer("LIST", list, "  default", listenerRules+"  default").Replace(pinFile) + more)
 	s.await("three links", func(st *admin.Status) bool { return linkStates(st) == "virtua up, embratel up, lte up" })
 	return o, guest, s
 }
@@ -168,7 +171,9 @@ func (o *office) wantPins(when int, cases []pinned) {
 
 // TestLinkPins has flows that meet each condition a rule can have, and rules with each kind of target, while links go down one by one.
 func TestLinkPins(t *testing.T) {
-	o, guest, s := pinOffice(t, `listeners:
+	o, guest, s := pinOffice(t, `    - {listener: dialled, link: [lte, virtua]}
+    - {listener: strictly, link: lte, strict: true}
+`, `listeners:
   dialled: {listen: ["10.1.0.1:8001", "[fd00:1::1]:8001"], pool: far}
   strictly: {listen: ["10.1.0.1:8002", "[fd00:1::1]:8002"], pool: far, timeouts: {connect: 2s}}
   access: {listen: ["10.1.0.1:8003", "[fd00:1::1]:8003"], pool: far, access: by}
@@ -258,4 +263,85 @@ func ping(to string) (problem string, err error) {
 			return "", nil
 		}
 	}
+}
+
+// TestLinkPinsOfIntercepted has what is taken in, on two interfaces, follow the rules by its interface and its DSCP, and by the DSCP that Salp gives it.
+func TestLinkPinsOfIntercepted(t *testing.T) {
+	for _, source := range []string{"client", "proxy"} {
+		for _, protocol := range []string{"tcp", "http"} {
+			t.Run(source+" "+protocol, func(t *testing.T) {
+				o, guest, s := pinOffice(t, "", `listeners:
+  web: {intercept: {interfaces: [lan0, guest0], ports: [80, 85]}, source: `+source+`, protocol: `+protocol+`}
+  marked: {intercept: {interfaces: [lan0], ports: [90, 95]}, source: `+source+`, protocol: `+protocol+`, dscp: ef}
+`)
+				client := o.net.Client
+				ask := o.takes
+				for port, handler := range map[string]lab.Handler{"90": lab.Tell, "85": linkHTTP, "95": linkHTTP} {
+					_, err := o.net.Internet.Serve("[::]:"+port, handler)
+					o.must(err)
+				}
+				if protocol == "http" {
+					ask = o.asks
+				}
+				for _, f := range paths {
+					to := func(port string) string { return net.JoinHostPort(f.server+"10", port) }
+					for _, c := range []struct {
+						what string
+						from *lab.Host
+						port string
+						dscp int
+						want string
+					}{
+						{"a guest", guest, "80", 0, "embratel"},
+						{"EF", client, "80", 46, "lte"},
+						{"a guest's CS3", guest, "80", 24, "lte"},
+						{"anything", client, "80", 0, "virtua|embratel"},
+						{"what gets EF from Salp", client, "90", 0, "lte"},
+					} {
+						source := map[*lab.Host]string{client: f.client + "100", guest: strings.NewReplacer("10.1.0.", "10.2.0.", "fd00:1:", "fd00:2:").Replace(f.client) + "100"}[c.from]
+						for range 4 {
+							port := c.port
+							if protocol == "http" {
+								port = port[:1] + "5"
+							}
+							if by := ask(c.from, netip.MustParseAddr(source), to(port), c.dscp); !strings.Contains(c.want, by) {
+								t.Errorf("%s, %s: by %q, want %s", f.name, c.what, by, c.want)
+							}
+						}
+					}
+				}
+				s.await("carrying all", func(st *admin.Status) bool { return sum(st, accepted) == 40 })
+			})
+		}
+	}
+}
+
+// linkHTTP answers each request with the name of the link that it came by.
+func linkHTTP(c *net.TCPConn) {
+	for in := bufio.NewReader(c); ; {
+		if _, err := http.ReadRequest(in); err != nil {
+			return
+		}
+		link := linkOf(lab.Remote(c).Addr())
+		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(link), link)
+	}
+}
+
+// asks sends a request to a server of linkHTTP and says by which link it came.
+func (o *office) asks(h *lab.Host, source netip.Addr, to string, dscp int) string {
+	c, err := dialTOS(h, source, to, dscp, 3*time.Second)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x.example\r\n\r\n"); err != nil {
+		return err.Error()
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return err.Error()
+	}
+	body, _ := io.ReadAll(answer.Body)
+	return string(body)
 }

@@ -20,9 +20,17 @@ import (
 // A request of which no answer has come when its link goes down is sent again by another link, where that is safe; one that is not safe gets
 // an answer that says so; idle connections by the dead link serve nobody.
 func TestLinksOfHTTP(t *testing.T) {
+	for f := range paths {
+		t.Run(paths[f].name, func(t *testing.T) { linksOfHTTP(t, f) })
+	}
+}
+
+func linksOfHTTP(t *testing.T, family int) {
+	f := paths[family]
 	o := newOffice(t, 4)
+	at, second, far := net.JoinHostPort(f.gateway, "8000"), net.JoinHostPort(f.gateway, "8001"), net.JoinHostPort(f.server+"13", "82")
 	asked := make(chan string, 20)
-	_, err := o.net.Internet.Serve("0.0.0.0:82", func(c *net.TCPConn) {
+	_, err := o.net.Internet.Serve("[::]:82", func(c *net.TCPConn) {
 		link := linkOf(lab.Remote(c).Addr())
 		for in := bufio.NewReader(c); ; {
 			request, err := http.ReadRequest(in)
@@ -38,14 +46,14 @@ func TestLinksOfHTTP(t *testing.T) {
 		}
 	})
 	o.must(err)
-	s := o.start("listeners:\n  web: {listen: [\"10.1.0.1:8000\"], protocol: http, pool: far, link: virtua}\n" +
-		"  ruled: {listen: [\"10.1.0.1:8001\"], protocol: http, pool: far, link: virtua, access: rules}\n" +
-		"access: {rules: [{allow: {path: [/embratel]}, link: embratel}, {allow: {path: [/marked]}, mark: 0x1}, {allow: {}}]}\npools: {far: {servers: [\"203.0.113.13:82\"]}}\n" + uncheckedLinks)
+	s := o.start(fmt.Sprintf("listeners:\n  web: {listen: [%q], protocol: http, pool: far, link: virtua}\n  ruled: {listen: [%q], protocol: http, pool: far, link: virtua, access: rules}\n"+
+		"access: {rules: [{allow: {path: [/embratel]}, link: embratel}, {allow: {path: [/marked]}, mark: 0x1}, {allow: {}}]}\npools: {far: {servers: [%q]}}\n",
+		at, second, far) + plainLinks("  spread: flow\n", ""))
 	s.awaitLinks(bothUp)
 	exchange := func(method, path string) chan string {
 		result := make(chan string, 1)
 		go func() {
-			c, err := o.net.Client.DialWith("10.1.0.1:8000", lab.DialOptions{Timeout: 3 * time.Second})
+			c, err := o.net.Client.DialWith(at, lab.DialOptions{Timeout: 3 * time.Second})
 			if err != nil {
 				result <- err.Error()
 				return
@@ -72,7 +80,7 @@ func TestLinksOfHTTP(t *testing.T) {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
-	ruled := o.dialRuled()
+	ruled := o.dialRuled(second)
 	for path, link := range map[string]string{"/embratel": "embratel", "/marked": "virtua", "/": "virtua"} { // the listener's link stays where a rule names none
 		want("a rule's link", ruled(path), link)
 		want("the server", <-asked, "GET "+path+" by "+link)
@@ -104,10 +112,10 @@ func TestLinksOfHTTP(t *testing.T) {
 	})
 }
 
-// dialRuled returns what asks on one connection to port 8001 for paths, and returns the bodies.
-func (o *office) dialRuled() func(path string) string {
+// dialRuled returns what asks on one connection for paths, and returns the bodies.
+func (o *office) dialRuled(to string) func(path string) string {
 	o.Helper()
-	c, err := o.net.Client.DialWith("10.1.0.1:8001", lab.DialOptions{Timeout: 3 * time.Second})
+	c, err := o.net.Client.DialWith(to, lab.DialOptions{Timeout: 3 * time.Second})
 	o.must(err)
 	o.Cleanup(func() { c.Close() })
 	o.must(c.SetDeadline(time.Now().Add(patience)))

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -203,4 +204,66 @@ func TestLinkDialup(t *testing.T) {
 		}
 	}
 	s.down()
+}
+
+// TestLinkRetries has connections meet a provider that refuses or swallows them, which nothing has noticed yet: they are made again by the other
+// link before the client notices, whether the server sees the proxy or the client, and by an access rule's link, too.
+func TestLinkRetries(t *testing.T) {
+	o := newOffice(t, 2)
+	o.bcp38()
+	s := o.start(`listeners:
+  proxy: {listen: ["10.1.0.1:8000", "[fd00:1::1]:8000"], pool: far, link: virtua, timeouts: {connect: 6s}}
+  chosen: {listen: ["10.1.0.1:8001", "[fd00:1::1]:8001"], pool: far, access: by, timeouts: {connect: 6s}}
+  inline: {intercept: {interfaces: [lan0], ports: [80]}, source: client, timeouts: {connect: 6s}}
+pools: {far: {servers: ["203.0.113.13:80", "[2001:db8:80::13]:80"]}}
+access: {by: [{allow: {}, link: virtua}]}
+` + plainLinks("  spread: flow\n  rules: [{ports: [80], link: virtua}]\n", ""))
+	s.awaitLinks(bothUp)
+	retried := uint64(0)
+	try := func(when, want, to string, within time.Duration) {
+		began := time.Now()
+		c, err := o.net.Client.DialWith(to, lab.DialOptions{Timeout: patience})
+		if err != nil {
+			t.Errorf("%s, %s: %v", when, to, err)
+			return
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		line := make([]byte, 200)
+		n, err := c.Read(line)
+		seen, _ := lab.ParseTold(strings.TrimSpace(string(line[:n])))
+		if took := time.Since(began); err != nil || linkOf(seen.From.Addr()) != want || took > within*slowdown {
+			t.Errorf("%s, %s: %q after %v, %v; want %s", when, to, line[:n], took, err, want)
+		}
+	}
+	check := func(when, want string, within time.Duration) {
+		t.Helper()
+		var all sync.WaitGroup
+		for _, f := range paths {
+			for _, to := range []string{net.JoinHostPort(f.gateway, "8000"), net.JoinHostPort(f.gateway, "8001"), net.JoinHostPort(f.server+"13", "80")} {
+				all.Go(func() { try(when, want, to, within) })
+				if want == "embratel" {
+					retried++
+				}
+			}
+		}
+		all.Wait()
+		s.await("counting retries", func(st *admin.Status) bool {
+			return sum(st, func(l admin.Listener) uint64 { return l.Counters.Retries }) == retried
+		})
+	}
+	check("all is well", "virtua", time.Second)
+	for _, limit := range []string{"net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"} { // or it would swallow most
+		o.must(o.net.Providers[0].Sysctl(limit, "0"))
+	}
+	o.run(o.net.Providers[0], "ip route add unreachable 203.0.113.13")
+	o.run(o.net.Providers[0], "ip -6 route add unreachable 2001:db8:80::13")
+	// Over veth an ICMPv6 error comes while connect(2) still holds the socket, and counts only at the next SYN, a second later.
+	check("the provider refuses", "embratel", 1500*time.Millisecond)
+	o.run(o.net.Providers[0], "ip route replace blackhole 203.0.113.13")
+	o.run(o.net.Providers[0], "ip -6 route replace blackhole 2001:db8:80::13")
+	check("the provider swallows", "embratel", 5*time.Second)
+	if n := o.foreign() + o.counter("leaked-virtua") + o.counter("leaked-embratel"); n != 0 {
+		t.Errorf("%d packets had a foreign source", n)
+	}
 }

@@ -23,7 +23,11 @@ func (a *Attempt) reachFirst(l *engine.Loop) Progress {
 		if a.around {
 			source = netip.AddrPort{}
 		}
-		w, ok := d.Links.Choose(&d.Origin, a.client.Addr(), source, a.dial.Server)
+		origin := d.Origin
+		if d.DSCP > 0 {
+			origin.DSCP = d.DSCP - 1
+		}
+		w, ok := d.Links.Choose(&origin, a.client.Addr(), source, a.dial.Server)
 		if !ok {
 			return a.fail(listen.NoLink)
 		}

@@ -74,6 +74,11 @@ func (r *Rules) has(places []config.Place, a netip.Addr, s *State) bool {
 	return false
 }
 
+// AskArrival says that some rule asks by which interface, or with which DSCP, a flow comes in.
+func (r *Rules) AskArrival() bool {
+	return slices.ContainsFunc(r.cfg.Balance.Rules, func(l config.LinkRule) bool { return len(l.Interfaces)+len(l.DSCP) > 0 })
+}
+
 // Names returns the host names that rules and forwards mention, sorted.
 func Names(cfg *config.Config) []string {
 	var names []string

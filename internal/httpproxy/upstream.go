@@ -20,6 +20,8 @@ type key struct {
 	dscp   uint8 // and 1; 0: none was set
 	tls    string
 	link   string // what an access rule or the listener wishes
+	in     string // by which interface the client comes, and with which DSCP, when rules of links ask for it
+	class  uint8
 }
 
 // upstream is a connection to a server. It has a slot of its own, so that it can pass from one client's connection to another.
@@ -50,7 +52,7 @@ type upstream struct {
 // key is the key of connections for the target, to the server that it names.
 func (t *target) key() key {
 	d := &t.decision
-	k := key{server: d.Server, pool: d.Pool, mark: d.Mark | d.Link, dscp: d.DSCP, tls: t.tls, link: d.Origin.Wish}
+	k := key{server: d.Server, pool: d.Pool, mark: d.Mark | d.Link, dscp: d.DSCP, tls: t.tls, link: d.Origin.Wish, in: d.Origin.Interface, class: d.Origin.DSCP}
 	if d.Source.IsValid() {
 		if k.client = d.Source; !d.KeepPort {
 			k.client = netip.AddrPortFrom(d.Source.Addr(), 0)

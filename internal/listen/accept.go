@@ -33,6 +33,8 @@ type Acceptor struct {
 	streak int    // turns in a row with something to accept
 	quota  int
 	flow   Flow
+
+	arrival string // the interface that the last connection came in by
 }
 
 // Accept begins to accept on fd, which listens on address and is watched until Stop. It must be called on the loop.
@@ -138,11 +140,31 @@ func (a *Acceptor) take(l *engine.Loop, fd int, client netip.AddrPort) {
 	}
 	a.counters.Active++
 	a.flow = Flow{Client: client, Peer: client, Original: original, Lease: lease}
+	if a.listener.Arrival {
+		a.noteArrival(fd)
+	}
 	if proxied {
 		a.introduce(l, fd, &a.flow)
 		return
 	}
 	a.server.Serve(l, fd, &a.flow)
+}
+
+// noteArrival asks the kernel how the connection came in. What it does not tell stays unknown.
+func (a *Acceptor) noteArrival(fd int) {
+	index, dscp, e := sock.Arrival(fd, a.address.Addr().Is6())
+	if e != 0 {
+		return
+	}
+	var name [sock.InterfaceNameSize]byte
+	n, e := sock.InterfaceName(fd, index, &name)
+	if e != 0 {
+		return
+	}
+	if a.arrival != string(name[:n]) {
+		a.arrival = string(name[:n])
+	}
+	a.flow.Interface, a.flow.DSCP = a.arrival, dscp
 }
 
 func (a *Acceptor) refuse(fd int, kind Kind) {

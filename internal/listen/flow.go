@@ -20,6 +20,9 @@ type Flow struct {
 	Original netip.AddrPort // where the client wanted to go; the listener's own address when it dialled the proxy
 	Lease    *Lease         // its place in the limit per client; nil when there is none
 	TLS      *TLS           // how TLS was ended before; nil: there was none
+
+	Interface string // that the client's packets come in by; "": nobody asked for it (Listener.Arrival)
+	DSCP      uint8  // of the client's packets, when Interface is known
 }
 
 // TLS tells of a connection whose TLS has been ended: what is accepted is what was inside.

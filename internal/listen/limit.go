@@ -11,8 +11,9 @@ import (
 
 // Listener is what the loops share of one listener. Its methods may be called by all of them at once.
 type Listener struct {
-	Name   string
-	Method Method
+	Name    string
+	Method  Method
+	Arrival bool // flows tell by which interface they come, and with which DSCP
 
 	connections int64 // limits, 0: none
 	perClient   int32

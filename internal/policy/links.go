@@ -79,6 +79,9 @@ func (k *Links) Set(m *control.Links) (lost bool) {
 	return lost
 }
 
+// AskArrival says that rules ask by which interface or with which DSCP a client's packets come in. nil answers for no links.
+func (k *Links) AskArrival() bool { return k != nil && k.rules.AskArrival() }
+
 // Way is the answer for one connection: the mark bits of the link to take, and those of others to try after it. 0 leaves it to the routing.
 type Way struct {
 	Mark   uint32
@@ -87,7 +90,7 @@ type Way struct {
 
 // Choose chooses the way of a connection to a server, for the flow's listener and client. When it is false there is none, or the rules forbid it.
 func (k *Links) Choose(o *Origin, client netip.Addr, source netip.AddrPort, server netip.AddrPort) (w Way, ok bool) {
-	f := egress.Flow{From: source.Addr(), Client: client, To: server, Protocol: config.TransportTCP, Interface: o.Interface, Listener: o.Listener}
+	f := egress.Flow{From: source.Addr(), Client: client, To: server, Protocol: config.TransportTCP, DSCP: o.DSCP, Interface: o.Interface, Listener: o.Listener}
 	c := k.rules.Choose(&f, &k.state.Load().State, o.Wish)
 	switch c.Action {
 	case egress.Local, egress.Main:
@@ -123,5 +126,6 @@ func (k *Links) Dead(mark uint32) bool {
 type Origin struct {
 	Listener  string
 	Interface string // that the client's packets come in by; "": not known
+	DSCP      uint8  // of the client's packets where Interface is known, or what the connection is given instead
 	Wish      string // the link or group that the listener or a rule of access names; "": the rules of balance decide
 }

@@ -91,6 +91,9 @@ func mark(mask uint32, client, transparent bool) uint32 {
 // Decide decides. When it is false the connection is to be refused, for the reason of the kind.
 func (r *Rule) Decide(f *listen.Flow) (Decision, listen.Kind, bool) {
 	d := Decision{Pool: r.pool, Server: f.Original, Mark: r.mark, PlainMark: r.plain, Links: r.links, Origin: r.origin}
+	if f.Interface != "" {
+		d.Origin.Interface, d.Origin.DSCP = f.Interface, f.DSCP
+	}
 	if r.client {
 		d.Source, d.KeepPort, d.RequirePort = f.Client, r.keep, r.must
 	}

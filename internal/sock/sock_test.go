@@ -1,6 +1,7 @@
 package sock
 
 import (
+	"net"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -99,5 +100,62 @@ func TestListenTellsWhatFailed(t *testing.T) {
 	_, err := Listen(netip.MustParseAddrPort("192.0.2.1:80"), 1, ListenOptions{})
 	if err == nil || err.Error() != "listen on 192.0.2.1:80: bind: cannot assign requested address" {
 		t.Errorf("%v", err)
+	}
+}
+
+// The kernel tells by which interface and with which code point a connection came in; asking twice does no harm.
+func TestArrival(t *testing.T) {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, ipv6 := range []bool{false, true} {
+		address, level, option := "127.0.0.1:0", unix.IPPROTO_IP, unix.IP_TOS
+		if ipv6 {
+			address, level, option = "[::1]:0", unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+		}
+		ln, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Skip(err)
+		}
+		defer ln.Close()
+		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+			_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 46<<2) })
+			return err
+		}}
+		client, err := d.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = raw.Control(func(fd uintptr) {
+			for range 2 {
+				index, dscp, e := Arrival(int(fd), ipv6)
+				if e != 0 || index != lo.Index || dscp != 46 {
+					t.Errorf("IPv6 %v: interface %d, DSCP %d, %v", ipv6, index, dscp, e)
+				}
+			}
+			var name [InterfaceNameSize]byte
+			if n, e := InterfaceName(int(fd), lo.Index, &name); e != 0 || string(name[:n]) != "lo" {
+				t.Errorf("%q, %v", name[:n], e)
+			}
+			if _, e := InterfaceName(int(fd), 1<<30, &name); e == 0 {
+				t.Error("an interface that is not there has a name")
+			}
+		})
+	}
+	for _, b := range [][]byte{nil, {1}, make([]byte, 15), make([]byte, 16), append(make([]byte, 16), 1)} { // no length is believed
+		if index, dscp := readArrival(b, false); index != 0 || dscp != 0 {
+			t.Errorf("%v: %d, %d", b, index, dscp)
+		}
 	}
 }

@@ -69,7 +69,9 @@ func wire(cfg *config.Config, e *engine.Engine, groups []socketGroup, m memory, 
 	w.setLocal(log)
 	rules := policy.New(cfg, w.pools, w.links)
 	for _, n := range cfg.Listeners {
-		w.listeners = append(w.listeners, listen.NewListener(n))
+		ln := listen.NewListener(n)
+		ln.Arrival = n.Intercept != nil && w.links.AskArrival()
+		w.listeners = append(w.listeners, ln)
 	}
 	shared, err := w.sharedHTTP(s, log)
 	if err != nil {
