@@ -7,6 +7,7 @@ package access
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"salp/internal/config"
@@ -148,6 +149,22 @@ func (l *List) Mentions(n Need) bool {
 	for i := range l.rules {
 		for j := range l.rules[i].conditions {
 			if l.rules[i].conditions[j].needs&n != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ofRequests are the conditions that ask about what only a request, or its response, can tell.
+var ofRequests = map[string]bool{"method": true, "host": true, "path": true, "header": true, "content_type": true, "user": true, "host_verified": true}
+
+// ReadsRequests says whether any rule asks about what only a request can tell. Then a connection of which it is not known whether it is HTTP
+// must not be taken for anything else: the rule would not be asked.
+func (l *List) ReadsRequests() bool {
+	for i := range l.rules {
+		for j := range l.rules[i].conditions {
+			if ofRequests[strings.TrimPrefix(l.rules[i].conditions[j].key, "not_")] {
 				return true
 			}
 		}

@@ -64,6 +64,7 @@ var (
 	ErrCoding10        = &Error{400, "Transfer-Encoding in HTTP/1.0"}
 	ErrConnection      = &Error{400, "the Connection field is malformed"}
 	ErrNominated       = &Error{400, "the Connection field names one that is not the connection's"}
+	ErrConnectContent  = &Error{400, "a CONNECT with content"}
 	ErrStatusLine      = &Error{502, "the status line is malformed"}
 	ErrFramedNoContent = &Error{502, "a status that has no content, with a length of content"}
 )

@@ -45,6 +45,9 @@ func (r *Request) Parse(raw []byte, limits *Limits) *Error {
 	if err := r.framing(); err != nil {
 		return err
 	}
+	if r.Connect && (r.Chunked || r.Length > 0) { // it has none (RFC 9110 9.3.6); a server that refuses it may still take what follows for it
+		return ErrConnectContent
+	}
 	r.Continue = r.Minor == 1 && equalFold(r.Known(Expect), "100-continue")
 	return r.host()
 }

@@ -248,12 +248,12 @@ func (c *conn) drop(l *engine.Loop) {
 // use looks at the client's bytes, which begin where a request should. It is false when the connection is over, or not ours any more.
 func (c *conn) use(l *engine.Loop, data []byte) bool {
 	if !c.sniffed {
-		switch kind, _ := sniff.Look(data); kind {
-		case sniff.More:
+		switch kind, _ := sniff.Look(data); {
+		case kind == sniff.More:
 			c.keep(l, data)
 			c.begin(l, readingHead)
 			return true
-		case sniff.HTTP:
+		case kind == sniff.HTTP, kind == sniff.HTTP2 && c.proxy.guarded: // the codec refuses HTTP/2, in which rules would see nothing
 			c.sniffed = true
 		default:
 			return c.becomeOpaque(l, data)

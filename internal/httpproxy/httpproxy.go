@@ -106,6 +106,7 @@ type Proxy struct {
 	spare    int
 	alive    int // keepalive of upstream halves in seconds; 0: off
 	draining bool
+	guarded  bool // rules read requests: what may become one is not taken for anything else
 	early    bool // connect to the server at accept: who speaks first shows whether it is HTTP
 }
 
@@ -125,6 +126,7 @@ func New(o Options) *Proxy {
 		}
 	}
 	p.idle.init(o.Config.HTTP.Timeouts.ServerKeepalive)
+	p.guarded = o.Shared.Access != nil && o.Shared.Access.ReadsRequests()
 	c := o.Config
 	p.early = o.Shared.Upstream == nil && c.Intercept != nil && c.NotHTTP == config.NotHTTPTunnel && c.Pool == "" && len(c.Routes) == 0 && c.DestinationOf() == config.DestinationOriginal
 	o.Dialer.Reuse = p.reuse

@@ -111,6 +111,42 @@ func TestUndecided(t *testing.T) {
 	}
 }
 
+// Where rules read requests, a client does not pass them by when it writes slowly, or in HTTP/2; where they do not, nothing is in the way.
+func TestRulesAreNotPassedBy(t *testing.T) {
+	server := serve(t, func(p *peer) {
+		first := make([]byte, 2)
+		if _, err := io.ReadFull(p, first); err == nil {
+			p.send("tunnel")
+		}
+	})
+	for _, test := range []struct {
+		rule, first, want string
+		status            int
+	}{
+		{rule: `deny: {host: [".ads.example"]}`, first: "GE", status: 408},
+		{rule: `deny: {not_path: ["/x"]}`, first: "\r\nFOO /", status: 408},
+		{rule: `deny: {host: [".ads.example"]}`, first: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", status: 505},
+		{rule: `deny: {host: [".ads.example"]}`, first: "SSH-2.0-x\r\n", want: "tunnel"},
+		{rule: `deny: {from: [192.0.2.1]}`, first: "GE", want: "tunnel"},
+		{rule: `deny: {from: [192.0.2.1]}`, first: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", want: "tunnel"},
+	} {
+		yaml := intercepting(", not_http: tunnel, access: a, http: {timeouts: {head: 400ms}}") + "access: {a: [" + "{" + test.rule + "}, {allow: {from: [127.0.0.0/8]}}]}\n"
+		r := start(t, yaml, options{original: server})
+		c := r.dial()
+		c.send(test.first)
+		if test.want != "" {
+			c.want(test.want)
+		} else {
+			c.wantStatus(test.status)
+		}
+		c.Close()
+		if n := r.idle(); n.Tunnels != 0 && test.want == "" {
+			t.Errorf("%s, %q: %d tunnels", test.rule, test.first, n.Tunnels)
+		}
+		r.close()
+	}
+}
+
 func TestWebSocket(t *testing.T) {
 	const ask = "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n"
 	const switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"

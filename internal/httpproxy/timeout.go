@@ -11,7 +11,8 @@ import (
 const (
 	// lingerFor is how long a client may go on sending after the last answer.
 	lingerFor = 2 * time.Second
-	// sniffFor is how long a client may take to show that it speaks HTTP, where it may be something else.
+	// sniffFor is how long a client may take to show that it speaks HTTP, where it may be something else. Where rules read requests it has the time of a
+	// head, and gets 408: one that writes slowly must not pass them by.
 	sniffFor = 3 * time.Second
 	// askFor bounds what goroutines are asked for. They have bounds of their own; this one is for what nobody thought of.
 	askFor = time.Minute
@@ -24,7 +25,7 @@ func (c *conn) bound() time.Duration {
 	case waitingForHead:
 		return t.Keepalive
 	case readingHead:
-		if !c.sniffed && c.up != nil && (t.Head == 0 || t.Head > sniffFor) {
+		if c.undecided() && (t.Head == 0 || t.Head > sniffFor) {
 			return sniffFor
 		}
 		return t.Head
@@ -40,6 +41,9 @@ func (c *conn) bound() time.Duration {
 	}
 	return 0
 }
+
+// undecided says that the connection becomes a tunnel if its client says no more.
+func (c *conn) undecided() bool { return !c.sniffed && c.up != nil && !c.proxy.guarded }
 
 // setTimer sees to it that the timer comes no later than the state's bound. It is left alone where it comes earlier: then it looks.
 func (c *conn) setTimer(l *engine.Loop) {
@@ -70,7 +74,7 @@ func (c *conn) expired(l *engine.Loop) {
 	case waitingForHead:
 		c.close(l)
 	case readingHead:
-		if !c.sniffed && c.up != nil {
+		if c.undecided() {
 			c.becomeOpaque(l, c.in)
 			return
 		}
