@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
+	"regexp"
 )
 
 // In the mode links nobody ends connections: the gateway forwards, and has two ways to the server.
@@ -61,7 +63,22 @@ const salpLinks = `links:
 balance:
   inside: {interfaces: [%s], networks: [10.0.1.0/24]}
   spread: flow
+  offload: %t
 `
+
+// flowtables makes a check that the kernel has them, which salp tells.
+func flowtables(salp string) func() error {
+	return func() error {
+		if err := needs(salp)(); err != nil {
+			return err
+		}
+		out, _ := exec.Command(salp, "features").Output() // it fails when anything is missing
+		if !regexp.MustCompile(`(?m)^nft flowtable +yes`).Match(out) {
+			return errors.New("this kernel has no flowtables")
+		}
+		return nil
+	}
+}
 
 // many is how many connections are surely not given to one of two links alone: less than a quarter of 40 falls to a half once in 2,000 times.
 const many = 40

@@ -50,6 +50,8 @@ func contenders(salp string) []contender {
 			version: trafficServerVersion, make: func() peer { return &trafficServer{} }},
 		{name: masquerader, note: "forwarded by the kernel with an nft masquerade", modes: []mode{links}, missing: needs("nft"), make: func() peer { return &masquerade{} }},
 		{name: "salp", modes: modes, missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp} }},
+		{name: "salp-offload", note: "offload: true", modes: []mode{links}, missing: flowtables(salp), version: salpVersion(salp),
+			make: func() peer { return &salpPeer{binary: salp, offload: true} }},
 		{name: "salp-kernel", note: "via: kernel; where the client's address is kept, clients dial the gateway all the same", modes: proxied, carries: opaque,
 			missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp, kernel: true} }},
 	}

@@ -15,8 +15,9 @@ import (
 // salpPeer is Salp: the keeper, its worker, and whatever they start.
 type salpPeer struct {
 	program
-	binary string
-	kernel bool // the kernel path
+	binary  string
+	kernel  bool // the kernel path
+	offload bool // links' flows pass no rules
 }
 
 const (
@@ -55,7 +56,7 @@ pools:
 
 func (s *salpPeer) config(n *network, m mode) string {
 	if m == links {
-		return fmt.Sprintf(salpLinks, n.incoming)
+		return fmt.Sprintf(salpLinks, n.incoming, s.offload)
 	}
 	if s.kernel {
 		source := "proxy"

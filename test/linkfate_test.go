@@ -95,60 +95,71 @@ func TestLinkGoesDown(t *testing.T) {
 			o.bcp38()
 			s := o.start(plainLinks("  spread: flow\n  on_link_down: "+what+"\n", ""))
 			c := o.catch(o.net.Internet, "[::]:7777")
-			var flows []*held
-			for f := range paths {
-				flows = append(flows, o.hold(f, 24, 12, c)...)
-			}
-			s.setLink("virtua", "down")
-			if what == "reset" {
-				for end := time.Now().Add(patience); time.Now().Before(end) && !strings.Contains(s.log.String(), "flows of the link are forgotten"); time.Sleep(5 * time.Millisecond) {
-				}
-			}
-			n := map[string]int{}
-			for _, h := range flows {
-				switch {
-				case h.udp != nil && what == "reset" && h.by == "virtua":
-					n["UDP moved"]++
-					if by := h.ask(o, c); by != "embratel" {
-						t.Errorf("a UDP flow of the lost link goes by %s", by)
-					}
-				case h.udp != nil:
-					n["UDP stays"]++
-					if by := h.ask(o, c); by != h.by {
-						t.Errorf("a UDP flow of %s goes by %s", h.by, by)
-					}
-				case what == "reset" && h.by == "virtua":
-					n["TCP reset"]++
-					began := time.Now()
-					if err := h.works(patience); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
-						t.Errorf("a TCP connection of the lost link: %v", err)
-					} else if took := time.Since(began); took > slowdown*time.Second {
-						t.Errorf("reset after %v", took)
-					}
-					h.by = ""
-				default:
-					n["TCP stays"]++
-					if err := h.works(patience); err != nil {
-						t.Errorf("a TCP connection of %s: %v", h.by, err)
-					}
-				}
-			}
-			t.Log(n)
-			if counts := o.spread(20, func(i int) string { return fmt.Sprintf("203.0.113.%d:80", 10+i) }); counts["embratel"] != 20 {
-				t.Errorf("new flows: %v", counts)
-			}
-			s.setLink("virtua", "ready")
-			for _, h := range flows {
-				if h.tcp != nil && h.by != "" {
-					if err := h.works(patience); err != nil {
-						t.Errorf("virtua is back, and a connection of %s: %v", h.by, err)
-					}
-				}
-			}
-			if n := o.foreign(); n != 0 {
-				t.Errorf("the providers had to drop %d packets", n)
-			}
+			o.goesDown(s, what, c, o.holdBoth(24, 12, c))
 		})
+	}
+}
+
+// holdBoth holds so many flows of each family.
+func (o *office) holdBoth(tcp, udp int, c *catcher) (flows []*held) {
+	for f := range paths {
+		flows = append(flows, o.hold(f, tcp, udp, c)...)
+	}
+	return flows
+}
+
+// goesDown takes virtua down under flows, and lets it come back.
+func (o *office) goesDown(s *salp, what string, c *catcher, flows []*held) {
+	t := o.T
+	t.Helper()
+	s.setLink("virtua", "down")
+	if what == "reset" {
+		for end := time.Now().Add(patience); time.Now().Before(end) && !strings.Contains(s.log.String(), "flows of the link are forgotten"); time.Sleep(5 * time.Millisecond) {
+		}
+	}
+	n := map[string]int{}
+	for _, h := range flows {
+		switch {
+		case h.udp != nil && what == "reset" && h.by == "virtua":
+			n["UDP moved"]++
+			if by := h.ask(o, c); by != "embratel" {
+				t.Errorf("a UDP flow of the lost link goes by %s", by)
+			}
+		case h.udp != nil:
+			n["UDP stays"]++
+			if by := h.ask(o, c); by != h.by {
+				t.Errorf("a UDP flow of %s goes by %s", h.by, by)
+			}
+		case what == "reset" && h.by == "virtua":
+			n["TCP reset"]++
+			began := time.Now()
+			if err := h.works(patience); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+				t.Errorf("a TCP connection of the lost link: %v", err)
+			} else if took := time.Since(began); took > slowdown*time.Second {
+				t.Errorf("reset after %v", took)
+			}
+			h.by = ""
+		default:
+			n["TCP stays"]++
+			if err := h.works(patience); err != nil {
+				t.Errorf("a TCP connection of %s: %v", h.by, err)
+			}
+		}
+	}
+	t.Log(n)
+	if counts := o.spread(20, func(i int) string { return fmt.Sprintf("203.0.113.%d:80", 10+i) }); counts["embratel"] != 20 {
+		t.Errorf("new flows: %v", counts)
+	}
+	s.setLink("virtua", "ready")
+	for _, h := range flows {
+		if h.tcp != nil && h.by != "" {
+			if err := h.works(patience); err != nil {
+				t.Errorf("virtua is back, and a connection of %s: %v", h.by, err)
+			}
+		}
+	}
+	if n := o.foreign(); n != 0 {
+		t.Errorf("the providers had to drop %d packets", n)
 	}
 }
 

@@ -190,29 +190,38 @@ type catcher struct {
 func (o *office) catch(h *lab.Host, address string) *catcher {
 	o.Helper()
 	c := &catcher{by: map[uint32]string{}, from: map[uint32]netip.AddrPort{}}
+	o.catchAt(h, address, c)
+	return c
+}
+
+// catchAt has a catcher listen at an address. One that is not a wildcard answers from it, whichever way the answer takes.
+func (o *office) catchAt(h *lab.Host, address string, c *catcher) {
+	o.Helper()
 	o.must(h.Do(func() (err error) {
 		c.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address)))
 		return err
 	}))
-	_ = c.conn.SetReadBuffer(4 << 20)
-	o.Cleanup(func() { c.conn.Close() })
-	go func() {
-		b := make([]byte, 100)
-		for {
-			n, from, err := c.conn.ReadFromUDPAddrPort(b)
-			if err != nil {
-				return
-			}
-			if n == 4 {
-				c.mu.Lock()
-				id, a := binary.BigEndian.Uint32(b), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-				c.by[id], c.from[id] = linkOf(a.Addr()), a
-				c.mu.Unlock()
-				_, _ = c.conn.WriteToUDPAddrPort(b[:n], from)
-			}
+	conn := c.conn
+	_ = conn.SetReadBuffer(4 << 20)
+	o.Cleanup(func() { conn.Close() })
+	go c.serve(conn)
+}
+
+func (c *catcher) serve(conn *net.UDPConn) {
+	b := make([]byte, 100)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return
 		}
-	}()
-	return c
+		if n == 4 {
+			c.mu.Lock()
+			id, a := binary.BigEndian.Uint32(b), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+			c.by[id], c.from[id] = linkOf(a.Addr()), a
+			c.mu.Unlock()
+			_, _ = conn.WriteToUDPAddrPort(b[:n], from)
+		}
+	}
 }
 
 func (c *catcher) seen() map[uint32]string {

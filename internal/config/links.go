@@ -93,6 +93,7 @@ type LinkBalance struct {
 	Spread     Spread
 	OnDown     LinkDown
 	LastResort LastResort
+	Offload    bool // established flows from the inside pass no rules, where the kernel can
 	OnChange   *LinkHook
 	Groups     []*LinkGroup
 	Rules      []LinkRule

@@ -123,6 +123,9 @@ func (k *keeper) planFor(p *provision, facts plan.Facts) error {
 	if p.plan, err = plan.Make(p.cfg, facts); err != nil {
 		return err
 	}
+	if p.cfg.Balance.Offload && facts.Flowtable == plan.No {
+		k.log.Warn("balance.offload changes nothing: this kernel has no flowtables (CONFIG_NF_FLOW_TABLE_INET)")
+	}
 	with, err := launchOf(p.cfg)
 	if err != nil {
 		return err

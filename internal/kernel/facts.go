@@ -23,7 +23,7 @@ func (h *Host) Facts() (plan.Facts, error) {
 		return plan.Facts{}, err
 	}
 	f := plan.Facts{Interfaces: interfaces, IPv6: h.ipv6(), TProxy: h.able(&h.canDivert, "nft tproxy", "nft tproxy IPv6", "nft socket"),
-		KernelPath: h.able(&h.canForward, "nft kernel path")}
+		KernelPath: h.able(&h.canForward, "nft kernel path"), Flowtable: h.able(&h.canOffload, "nft flowtable")}
 	s, _, err := h.load()
 	if err != nil {
 		return plan.Facts{}, err

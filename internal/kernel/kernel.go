@@ -54,7 +54,7 @@ type Host struct {
 	wanted  atomic.Pointer[wanted] // the plan in force
 	waiting map[string]bool        // why routes are not there that Apply wanted there; guarded by mu
 
-	canDivert, canForward atomic.Int32 // each a plan.Support
+	canDivert, canForward, canOffload atomic.Int32 // each a plan.Support
 }
 
 // wanted is a plan with what Alive and Watch look up in it.

@@ -130,6 +130,9 @@ func (r *linkRecipe) table() Table {
 		chains = append(chains, r.take(u), r.keep(u))
 	}
 	chains = append(chains, r.forwards()...)
+	if f := r.flowtable(); f != nil {
+		t.Flowtables, chains = []Flowtable{*f}, append(chains, r.offload(f)...)
+	}
 	t.Chains = append(append(chains, r.masquerade()), r.leaving()...)
 	r.addressSets()
 	t.Sets = r.sets

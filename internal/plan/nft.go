@@ -13,6 +13,8 @@ type Table struct {
 	Counters []string `json:"counters,omitempty"` // named counters, whose values can be read
 	Sets     []Set    `json:"sets,omitempty"`
 	Chains   []Chain  `json:"chains"`
+
+	Flowtables []Flowtable `json:"flowtables,omitempty"`
 }
 
 // Set is a named nft set, or with Data a map.

@@ -22,6 +22,9 @@ func (t Table) Text() string {
 	for _, s := range t.Sets {
 		blocks = append(blocks, s.text())
 	}
+	for _, f := range t.Flowtables {
+		blocks = append(blocks, f.Text())
+	}
 	for _, c := range t.Chains {
 		blocks = append(blocks, c.text())
 	}

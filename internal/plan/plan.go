@@ -66,6 +66,7 @@ type Facts struct {
 	TProxy     Support                   `json:"tproxy"`          // nft tproxy and socket expressions work
 	Servers    []ServerFact              `json:"servers"`         // of pools, as far as the keeper knows more than the file
 	KernelPath Support                   `json:"kernel_path"`     // nft can translate addresses and choose by hash and by number
+	Flowtable  Support                   `json:"flowtable"`       // nft can let established flows pass without rules
 	Links      []LinkFacts               `json:"links"`           // of each link of the configuration, in the order of the file
 	Names      map[string][]netip.Addr   `json:"names,omitempty"` // what the host names in the rules of links resolve to
 	Lists      map[string][]netip.Prefix `json:"lists,omitempty"` // what the lists in the rules of links hold

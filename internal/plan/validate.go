@@ -60,6 +60,9 @@ func (t Table) validate() error {
 	for _, name := range t.Counters {
 		errs = append(errs, validName(name), unique(names, "counter "+name))
 	}
+	for _, f := range t.Flowtables {
+		errs = append(errs, validName(f.Name), unique(names, "flowtable "+f.Name), f.validate())
+	}
 	for _, c := range t.Chains {
 		errs = append(errs, validName(c.Name), unique(names, "chain "+c.Name), c.validate())
 		for i, r := range c.Rules {

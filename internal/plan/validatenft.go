@@ -171,6 +171,9 @@ func (s *seen) more(t Table, e Expr) error {
 		if s.family = e.Family; e.Value > 63 {
 			return errors.New("it is six bits")
 		}
+	case FlowAdd:
+		s.statements = true
+		return t.flow(e)
 	case CTState, CTStatus, SaddrType:
 		return named(e)
 	}

@@ -48,7 +48,7 @@ func (t *transaction) empty() bool { return len(t.messages) == 0 }
 func (t *transaction) add(msg int, flags uint16, object string, attrs ...wire.Attr) {
 	op := "add"
 	switch msg {
-	case unix.NFT_MSG_DELOBJ, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+	case unix.NFT_MSG_DELOBJ, unix.NFT_MSG_DELFLOWTABLE, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
 		op = "remove"
 	}
 	t.messages = append(t.messages, wire.Message{Type: subsystem(msg), Flags: flags, Body: body(unix.NFPROTO_INET, attrs...), Operation: op, Object: object})

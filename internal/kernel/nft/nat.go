@@ -56,6 +56,8 @@ func (c *compiler) more(e plan.Expr) error {
 		return c.addrType(&expr.Fib{Register: unix.NFT_REG_1, FlagSADDR: true, FlagOIF: true, ResultADDRTYPE: true}, e.Types, e.Not)
 	case plan.DSCP:
 		return c.dscp(e)
+	case plan.FlowAdd:
+		c.raw("flow_offload", wire.String(flowName, e.Flowtable))
 	case plan.SetMarkBits:
 		if e.CT {
 			c.ct(expr.CtKeyMARK)

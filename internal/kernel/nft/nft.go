@@ -235,6 +235,9 @@ func (w *work) table(want plan.Table, live *table) error {
 			return err
 		}
 	}
+	for _, f := range want.Flowtables {
+		w.tx.addFlowtable(want.Name, f)
+	}
 	for _, c := range want.Chains {
 		if err := w.tx.addChain(want.Name, c); err != nil {
 			return err

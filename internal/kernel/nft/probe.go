@@ -45,6 +45,7 @@ func Trials() []Trial {
 		{"nft connections by address", meterRule(plan.Meter{Set: "s", Key: plan.Fields{plan.IPSaddr}, Connections: 1})},
 		{"nft kernel path", rules(plan.VMap{Key: plan.JHash{Fields: plan.Fields{plan.IPSaddr}, Mod: 2, Seed: 1}, Entries: oneWay},
 			plan.VMap{Key: plan.NumGen{Mod: 2}, Entries: oneWay}, plan.Masquerade{}, plan.DNAT{Family: plan.IPv4, To: netip.MustParseAddrPort("192.0.2.1:0")})},
+		{"nft flowtable", flowtableTrial},
 		{"nft named counters", func(tx *transaction) error {
 			tx.addTable(trialTable, false, nil)
 			tx.addCounter(trialTable, "n")
@@ -96,6 +97,20 @@ func trialRule(tx *transaction, es ...plan.Expr) error {
 	}
 	tx.addRule(trialTable, c.Name, r)
 	return nil
+}
+
+// flowtableTrial tries one on the loopback interface, where it would take up nothing.
+func flowtableTrial(tx *transaction) error {
+	c := plan.Chain{Name: "c"}
+	r, err := compile(plan.NFTRule{Exprs: []plan.Expr{plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.FlowAdd{Flowtable: "f"}}}, nil)
+	if err != nil {
+		return err
+	}
+	tx.addTable(trialTable, false, nil)
+	tx.addFlowtable(trialTable, plan.Flowtable{Name: "f", Devices: []string{"lo"}})
+	err = tx.addChain(trialTable, c)
+	tx.addRule(trialTable, c.Name, r)
+	return err
 }
 
 func timeoutSet(tx *transaction) error {

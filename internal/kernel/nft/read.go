@@ -19,6 +19,8 @@ type table struct {
 	chains   []*chain
 	sets     map[string]*set
 	counters []string
+
+	flowtables []flowtable
 }
 
 type chain struct {
@@ -127,7 +129,7 @@ func readOnce(s *wire.Socket, names []string) (map[string]*table, error) {
 			continue
 		}
 		out[t.name] = t
-		for _, fill := range []func(*wire.Socket, *table) error{readSets, readCounters, readChains, readRules} {
+		for _, fill := range []func(*wire.Socket, *table) error{readSets, readCounters, readFlowtables, readChains, readRules} {
 			if err := fill(s, t); err != nil {
 				return nil, err
 			}

@@ -16,8 +16,9 @@ func (w *work) update(want plan.Table, compiled map[string][]rule, live *table) 
 		return err
 	}
 	makeChains, dropChains := w.compareChains(want, live)
+	makeFlows, dropFlows := w.compareFlowtables(want, live)
 	// What is made anew under its old name is referred to by rules, which must go first, wherever they are.
-	rewriteAll := anyIn(sets.drop, setNames(sets.make)) || anyIn(dropChains, chainNames(makeChains))
+	rewriteAll := anyIn(sets.drop, setNames(sets.make)) || anyIn(dropChains, chainNames(makeChains)) || len(dropFlows) > 0
 	var rewrite []string
 	for _, c := range want.Chains {
 		old := live.chain(c.Name)
@@ -37,11 +38,17 @@ func (w *work) update(want plan.Table, compiled map[string][]rule, live *table) 
 	for _, name := range sets.drop {
 		w.tx.delSet(live.name, name)
 	}
+	for _, name := range dropFlows {
+		w.tx.delFlowtable(live.name, name)
+	}
 	for _, name := range dropChains {
 		w.tx.delChain(live.name, name)
 	}
 	for _, name := range sets.dropCounters {
 		w.tx.delCounter(live.name, name)
+	}
+	for _, f := range makeFlows {
+		w.tx.addFlowtable(want.Name, f)
 	}
 	if err := w.add(want, sets, makeChains); err != nil {
 		return err

@@ -172,7 +172,7 @@ func TestTrialsLeaveNoTrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, trial := range Trials() {
-		if err := c.Try(trial); err != nil {
+		if err := c.Try(trial); err != nil && trial.Name != "nft flowtable" { // which is not in every kernel, and not needed
 			t.Errorf("%s: %v", trial.Name, err)
 		}
 	}
