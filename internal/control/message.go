@@ -53,6 +53,10 @@ func (m *Message) check(descriptors int) error {
 		return fmt.Errorf("control: drain within %v", m.Drain.Bound)
 	case m.Destroy != nil && (!m.Destroy.Local.IsValid() || !m.Destroy.Remote.IsValid()):
 		return fmt.Errorf("control: destroy of %v to %v", m.Destroy.Local, m.Destroy.Remote)
+	case m.Beat != nil:
+		return checkClients(m.Beat.Clients)
+	case m.Elsewhere != nil:
+		return checkClients(m.Elsewhere.Clients)
 	case m.Pools != nil:
 		return m.Pools.check()
 	case m.Links != nil:

@@ -1,6 +1,9 @@
 package control
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // Table hands over the memory in which a pool's workers remember which client has which server: a file in memory (memfd) that all of them
 // map. A second descriptor is the table of another size that was used before, whose content the worker takes over. The keeper sends it before Start.
@@ -27,6 +30,16 @@ type ClientCount struct {
 	Listener string     `json:"listener"`
 	Client   netip.Addr `json:"client"`
 	Active   int32      `json:"active"`
+}
+
+// checkClients refuses counts that nobody can have: they are added up and taken off a limit.
+func checkClients(all []ClientCount) error {
+	for _, c := range all {
+		if c.Active < 0 || c.Active > 1<<24 || !c.Client.IsValid() {
+			return fmt.Errorf("control: client %v has %d connections on listener %q", c.Client, c.Active, c.Listener)
+		}
+	}
+	return nil
 }
 
 // Place is how many connections there are to one address.
