@@ -106,6 +106,9 @@ func (p *Proxy) page(c *conn, cause errorpage.Cause, status int) []byte {
 	if p.Config.Auth != nil && (status == 407 || status == 401) {
 		b = p.challenge(b, status)
 	}
+	if cause == errorpage.TooMany {
+		b = append(b, "\r\nRetry-After: 1"...) // a rate is so many a second
+	}
 	switch {
 	case ex.close:
 		b = append(b, "\r\nConnection: close"...)

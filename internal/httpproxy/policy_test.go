@@ -198,7 +198,9 @@ func TestRequestLimits(t *testing.T) {
 	c = r.dial()
 	for _, status := range []int{200, 200, 429, 429} {
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		c.wantStatus(status)
+		if got := c.wantStatus(status).Header.Get("Retry-After"); (got == "1") != (status == 429) {
+			t.Errorf("%d: Retry-After %q", status, got)
+		}
 	}
 	if n := r.sum(); n.Errors[listen.RateLimit] != 2 {
 		t.Errorf("%+v", n)
