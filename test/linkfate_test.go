@@ -305,7 +305,7 @@ func (o *office) forwardsUDP(c *catcher, from, link string, id uint32) {
 func TestLinkGuard(t *testing.T) {
 	o := newOffice(t, 1)
 	o.bcp38()
-	o.start(plainLinks("  spread: flow\n", ""))
+	s := o.start(plainLinks("  spread: flow\n", ""))
 	var flows []*held
 	for f := range paths {
 		flows = append(flows, o.hold(f, 20, 0, nil)...)
@@ -330,6 +330,14 @@ func TestLinkGuard(t *testing.T) {
 		t.Errorf("kept from leaving: %d; the providers had to drop %d", leaked, foreign)
 	}
 	t.Logf("%d packets were kept from leaving with an inside source", leaked)
+	st, err := s.status()
+	o.must(err)
+	if int(st.Links[0].Leaked+st.Links[1].Leaked) < leaked {
+		t.Errorf("status tells of %d and %d", st.Links[0].Leaked, st.Links[1].Leaked)
+	}
+	if out, _ := o.command("link", "--run-dir", s.dir); !strings.Contains(out, "packets dropped whose source is not the link's") {
+		t.Error(out)
+	}
 }
 
 // TestLinkNPT exchanges the inside prefix for the provider's, host part kept.
@@ -463,11 +471,11 @@ func TestLinksOutliveTheirKeeper(t *testing.T) {
 // TestLinksAndInterception has connections intercepted, with the client's address and port kept, on a host that masquerades by link: the halves are
 // spread, pinned and masqueraded like any other flow, also with strict reverse-path checks and src_valid_mark.
 func TestLinksAndInterception(t *testing.T) {
-	for _, listener := range []string{"source: client, source_port: keep", "source: client", "source: proxy"} {
-		t.Run(listener, func(t *testing.T) {
+	for listener, mode := range map[string]string{"source: client, source_port: keep": "1", "source: client": "2", "source: proxy": "1", "source_port: keep, source: client": "2"} {
+		t.Run(listener+" rp_filter "+mode, func(t *testing.T) {
 			o := newOffice(t, 10)
 			o.bcp38()
-			reverse("1")(o)
+			reverse(mode)(o)
 			o.sysctls("net/ipv4/conf/all/src_valid_mark", "1")
 			before := o.look()
 			s := o.start("listeners: {web: {intercept: {interfaces: [lan0], ports: [80, 25]}, " + listener + "}}\n" +

@@ -134,6 +134,11 @@ func TestLinkShares(t *testing.T) {
 		{"strict", 3000, reverse("1")},
 		{"loose", 300, reverse("2")},
 		{"off", 300, reverse("0")},
+		{"no default route", 300, func(o *office) { // of the host's own: a DHCP client may be told to add none
+			reverse("1")(o)
+			o.run(o.net.Gateway, "ip route del default")
+			o.run(o.net.Gateway, "ip -6 route del default")
+		}},
 		{"beside a firewall", 300, func(o *office) { reverse("1")(o); o.nft(theirs) }},
 		{"src_valid_mark", 300, func(o *office) {
 			reverse("1")(o)

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -229,7 +231,41 @@ func TestLinksAllDown(t *testing.T) {
 	}
 }
 
-// A webhook is told of every change, by JSON.
+// TestLinksAllDownInBothFamilies is the same when an operator has taken both links down.
+func TestLinksAllDownInBothFamilies(t *testing.T) {
+	o := newOffice(t, 2)
+	o.nft("table inet own { chain p { type nat hook postrouting priority 100; oifname \"wan1\" masquerade; }; }\n") // for main, which does not do it
+	for _, word := range []string{"all", "reject", "main"} {
+		s := o.start(plainLinks("  spread: flow\n  last_resort: "+word+"\n  rules: [{ports: [25], link: embratel, strict: true}]\n", ""))
+		s.setLink("virtua", "down")
+		s.setLink("embratel", "down")
+		for _, f := range paths {
+			for _, from := range []*lab.Host{o.net.Client, o.net.Gateway} {
+				seen := map[string]int{}
+				for i := range 20 {
+					seen[o.by(from, "", net.JoinHostPort(f.server+fmt.Sprint(10+i%20), "80"))]++
+				}
+				refused := 0
+				for by, n := range seen {
+					if strings.Contains(by, "refused") {
+						refused += n
+					}
+				}
+				if word == "all" && (seen["virtua"] < 3 || seen["embratel"] < 1 || seen["virtua"]+seen["embratel"] != 20) || word == "reject" && refused != 20 || word == "main" && seen["virtua"] != 20 {
+					t.Errorf("%s, %s, %s: %v", word, f.name, from.Name, seen)
+				}
+				if by := o.by(from, "", net.JoinHostPort(f.server+"10", "25")); !strings.Contains(by, "refused") {
+					t.Errorf("%s, %s, %s, a strict rule: %s", word, f.name, from.Name, by)
+				}
+			}
+		}
+		s.setLink("virtua", "ready")
+		s.setLink("embratel", "ready")
+		s.down()
+	}
+}
+
+// A webhook is told of every change, by JSON, and a program, as nobody; one that takes too long is killed.
 func TestLinkWebhook(t *testing.T) {
 	o := newOffice(t, 1)
 	told := make(chan map[string]any, 10)
@@ -245,7 +281,10 @@ func TestLinkWebhook(t *testing.T) {
 		fmt.Fprint(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 	})
 	o.must(err)
-	s := o.start(uncheckedLinks + "  on_change: {webhook: \"http://10.1.0.10/links\"}\n")
+	file := filepath.Join(o.dir, "told")
+	o.must(os.WriteFile(file, nil, 0o666))
+	o.must(os.Chmod(file, 0o666))
+	s := o.start(uncheckedLinks + "  on_change: {webhook: \"http://10.1.0.10/links\", timeout: 500ms, run: [/bin/sh, -c, 'echo $SALP_LINK $SALP_WAS $SALP_STATE $SALP_INTERFACE $SALP_REASON $(id -u) >> " + file + "; sleep 60 & sleep 60']}\n")
 	s.awaitLinks(bothUp)
 	o.must(o.net.Providers[1].Down("c0"))
 	select {
@@ -255,6 +294,10 @@ func TestLinkWebhook(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("the webhook is not called")
+	}
+	o.await("the program to be killed", func() bool { return strings.Contains(s.log.String(), "its time was over") })
+	if text, _ := os.ReadFile(file); string(text) != "embratel up down wan2 interface wan2 has no carrier 65534\n" {
+		t.Errorf("the program was told %q", text)
 	}
 }
 

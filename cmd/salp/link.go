@@ -53,7 +53,7 @@ What was set stays over reloads, upgrades and restarts of the gateway, until it 
 			}
 			links := status.Links
 			if len(args) == 1 {
-				links = slices.DeleteFunc(links, func(l admin.Link) bool { return l.Name != args[0] })
+				links = slices.DeleteFunc(slices.Clone(links), func(l admin.Link) bool { return l.Name != args[0] })
 				if len(links) == 0 {
 					return fmt.Errorf("there is no link %s: 'salp link' lists them", args[0])
 				}
@@ -61,7 +61,7 @@ What was set stays over reloads, upgrades and restarts of the gateway, until it 
 			if asJSON {
 				return printJSON(env.Stdout, links)
 			}
-			printLinks(env.Stdout, links, time.Now())
+			printLinks(env.Stdout, links, status.Links, time.Now())
 			printHistory(env.Stdout, links)
 			return nil
 		},
@@ -71,25 +71,29 @@ What was set stays over reloads, upgrades and restarts of the gateway, until it 
 	return cmd
 }
 
-// printLinks prints a table of the links, and below it what does not fit.
-func printLinks(w io.Writer, links []admin.Link, now time.Time) {
+// printLinks prints a table of some of all links, and below it what does not fit.
+func printLinks(w io.Writer, links, all []admin.Link, now time.Time) {
 	p := painter(w)
 	if len(links) == 0 {
 		fmt.Fprintln(w, "no links")
 		return
 	}
 	var flows, bytes uint64
-	for _, l := range links {
+	for _, l := range all {
 		flows, bytes = flows+l.Flows, bytes+l.BytesIn+l.BytesOut
 	}
-	g := newGrid(p.dim, "LINK", "STATE", "INTERFACE", "GATEWAY", "SHARE ", "LOSS ", "RTT ", "FLOWS ", "IN ", "OUT ")
+	g := newGrid(p.dim, "LINK", "STATE", "FOR ", "INTERFACE", "GATEWAY", "SHARE ", "LOSS ", "RTT ", "FLOWS ", "BYTES ")
 	for _, l := range links {
 		loss, rtt := "-", "-"
 		if l.Checked {
 			loss, rtt = fmt.Sprintf("%.0f%%", 100*l.Loss), rttWords(l.RTT)
 		}
-		g.row(l.Name, upDown(p, l.Up, l.State), l.Interface, firstOf(l.Gateways), fmt.Sprintf("%.0f%%", 100*l.Share),
-			loss, rtt, partOf(l.Flows, flows), size(l.BytesIn), size(l.BytesOut))
+		carried, part := l.BytesIn+l.BytesOut, size(0)
+		if carried > 0 {
+			part = fmt.Sprintf("%s (%.0f%%)", size(carried), 100*float64(carried)/float64(bytes))
+		}
+		g.row(l.Name, upDown(p, l.Up, l.State), span(now.Sub(l.Since)), l.Interface, firstOf(l.Gateways), fmt.Sprintf("%.0f%%", 100*l.Share),
+			loss, rtt, partOf(l.Flows, flows), part)
 	}
 	g.print(w, statusWidth)
 	for _, l := range links {
@@ -142,6 +146,9 @@ func linkNotes(l admin.Link, now time.Time) []string {
 	}
 	if len(l.Addresses) > 0 {
 		notes = append(notes, "its addresses: "+strings.Join(l.Addresses, " "))
+	}
+	if l.BytesIn+l.BytesOut > 0 {
+		notes = append(notes, fmt.Sprintf("%s in, %s out", size(l.BytesIn), size(l.BytesOut)))
 	}
 	if l.Leaked > 0 {
 		notes = append(notes, fmt.Sprintf("%d packets dropped whose source is not the link's", l.Leaked))

@@ -61,7 +61,7 @@ func printStatus(w io.Writer, s *admin.Status) {
 	}
 	if len(s.Links) > 0 {
 		fmt.Fprintln(w)
-		printLinks(w, s.Links, time.Now())
+		printLinks(w, s.Links, s.Links, time.Now())
 	}
 	if len(s.Pools) > 0 {
 		fmt.Fprintln(w)
