@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"salp/internal/admin"
 	"salp/internal/lab"
 )
 
@@ -194,4 +195,91 @@ pools: {two: {servers: ["10.0.2.3:443"]}}
 	if _, err := r.httpsClient("10.0.2.2:443", cert, false).Get("https://bad.example/"); err == nil || !strings.Contains(err.Error(), "access denied") {
 		t.Errorf("bad.example: %v", err)
 	}
+}
+
+// A reload under load loses no request of HTTP/1.1 or HTTP/2, and lets a long response end.
+func TestTLSReload(t *testing.T) {
+	r := newRig(t, 1)
+	front := r.writeCertificate("front", "www.example")
+	l, err := r.net.Server().Listen("10.0.2.2:80", lab.ListenOptions{})
+	r.must(err)
+	released, long := make(chan struct{}), strings.Repeat("x", 1<<20)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path != "/long" {
+			fmt.Fprint(w, "ok")
+			return
+		}
+		fmt.Fprint(w, long)
+		_ = http.NewResponseController(w).Flush()
+		<-released
+		fmt.Fprint(w, long)
+	})}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { server.Close() })
+	s := r.start(`
+listeners: {www: {listen: ["10.0.1.1:443"], protocol: http, pool: p, tls: {certificates: [{certificate: front.pem, key: front.key}]}}}
+pools: {p: {servers: ["10.0.2.2:80"]}}
+`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	get := func(c *http.Client, path string) (int, error) {
+		a, err := c.Get("https://www.example" + path)
+		if err != nil {
+			return 0, err
+		}
+		defer a.Body.Close()
+		body, err := io.ReadAll(a.Body)
+		if err == nil && a.StatusCode != 200 {
+			err = fmt.Errorf("%s", a.Status)
+		}
+		return len(body), err
+	}
+	results := make(chan error, 4)
+	for i := range cap(results) {
+		go func() {
+			c := r.httpsClient("10.0.1.1:443", front, i%2 == 0)
+			defer c.CloseIdleConnections()
+			for n := 0; ctx.Err() == nil; n++ {
+				if _, err := get(c, "/"); err != nil {
+					results <- fmt.Errorf("request %d, HTTP/2 %v: %w", n, i%2 == 0, err)
+					return
+				}
+			}
+			results <- nil
+		}()
+	}
+	longs := make(chan error, 2)
+	for i := range cap(longs) {
+		go func() {
+			n, err := get(r.httpsClient("10.0.1.1:443", front, i%2 == 0), "/long")
+			if err == nil && n != 2*len(long) {
+				err = fmt.Errorf("%d bytes", n)
+			}
+			longs <- err
+		}()
+	}
+	s.await("busy", func(st *admin.Status) bool {
+		return st.Listeners[0].Counters.Requests > 100 && st.Listeners[0].Counters.Active >= 6
+	})
+	for range 3 {
+		before := s.await("there", serves).Generation
+		if out, code := r.command("reload", "--run-dir", s.dir); code != 0 {
+			t.Fatalf("reload: %d %s", code, out)
+		}
+		s.await("reloaded", func(st *admin.Status) bool { return serves(st) && st.Generation > before })
+		time.Sleep(100 * time.Millisecond)
+	}
+	close(released)
+	for range cap(longs) {
+		if err := <-longs; err != nil {
+			t.Errorf("a long response: %v", err)
+		}
+	}
+	cancel()
+	for range cap(results) {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	s.await("drained", func(st *admin.Status) bool { return len(st.Workers) == 1 })
 }

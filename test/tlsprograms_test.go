@@ -54,6 +54,8 @@ func TestTLSPrograms(t *testing.T) {
 	r.must(os.WriteFile(filepath.Join(r.dir, "front.roots"), r.writeCertificate("front", "www.example"), 0o644))
 	r.must(os.WriteFile(filepath.Join(r.dir, "back.roots"), r.writeCertificate("back", "www.example"), 0o644))
 	r.nginxTLS(docs, "back")
+	r.put("users", userLine(t, "ann", "secret"))
+	r.serve(80, lab.HTTP(10))
 	s := r.start(fmt.Sprintf(`
 listeners:
   www:
@@ -63,9 +65,10 @@ listeners:
     pool: p
     tls: {certificates: [{certificate: front.pem, key: front.key}]}
     upstream_tls: {authorities: back.pem}
+  proxy: {listen: ["10.0.1.1:3129"], protocol: http, access: hosts, auth: {basic: {file: users}}, tls: {certificates: [{certificate: front.pem, key: front.key}]}}
   passed: {intercept: {interfaces: [g0], ports: [443]}, source: client, source_port: keep, protocol: tls, access: names}
 pools: {p: {servers: ["10.0.2.2:443"]}}
-access: {names: [{allow: {sni: [www.example]}}]}
+access: {names: [{allow: {sni: [www.example]}}], hosts: [{allow: {user: [ann], ports: [80, 443]}}]}
 logs: {access: {file: %s/access.log, format: "%%>Hs %%rm %%ru %%err_code"}}
 `, r.dir))
 	run := func(program string, args ...string) (string, error) {
@@ -109,6 +112,14 @@ logs: {access: {file: %s/access.log, format: "%%>Hs %%rm %%ru %%err_code"}}
 			t.Errorf("%s: openssl: %v\n%s", way.name, err, out)
 		}
 	}
+	// A proxy that is spoken to by TLS: a request of its own, and a tunnel to what is TLS again.
+	through := []string{"-sSf", "-o", got, "-w", "%{http_code} %{http_connect}", "--proxy", "https://www.example:3129", "--proxy-cacert", filepath.Join(r.dir, "front.roots"),
+		"--resolve", "www.example:3129:10.0.1.1", "--proxy-user", "ann:secret"}
+	for url, want := range map[string]string{"http://10.0.2.2/": "200 000", "https://10.0.2.2/large": "200 200"} {
+		if out, err := run("curl", append(through, "-k", url)...); err != nil || out != want {
+			t.Errorf("%s by a proxy by TLS: %q, %v", url, out, err)
+		}
+	}
 	if _, err := run("wget", "-q", "-O", got, "--no-check-certificate", "https://10.0.1.1/large"); err == nil {
 		t.Error("the server has no certificate for 10.0.1.1, and yet it is asked")
 	}
@@ -121,6 +132,6 @@ logs: {access: {file: %s/access.log, format: "%%>Hs %%rm %%ru %%err_code"}}
 	if _, err := run("curl", "-sSk", "--resolve", "other.example:443:10.0.2.2", "https://other.example/"); err == nil {
 		t.Error("a name that is not allowed passes")
 	}
-	r.wantLog(filepath.Join(r.dir, "access.log"), "201 PUT https://www.example/put/x -\n", "502 GET https://10.0.1.1/large server_tls\n", "0 NONE www.example:443 -\n", "0 NONE other.example:443 denied\n")
+	r.wantLog(filepath.Join(r.dir, "access.log"), "201 PUT https://www.example/put/x -\n", "502 GET https://10.0.1.1/large server_tls\n", "200 GET http://10.0.2.2/ -\n", "200 CONNECT 10.0.2.2:443 -\n", "0 NONE www.example:443 -\n", "0 NONE other.example:443 denied\n")
 	s.stop()
 }

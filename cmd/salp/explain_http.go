@@ -197,7 +197,7 @@ func (r *requestFlags) seen(l *config.Listener, f *access.Facts) {
 		}
 		return
 	}
-	if l.TLS != nil && r.secure {
+	if l.TLS != nil && r.secure && !l.IsProxy() {
 		f.SNI = f.Host
 	}
 	if l.Auth == nil {
@@ -212,7 +212,7 @@ func (r *requestFlags) seen(l *config.Listener, f *access.Facts) {
 	if l.Pool != "" {
 		f.Missing &^= access.Address
 	}
-	if l.IsProxy() && len(l.Routes) == 0 && l.TLS == nil && r.secure && r.method == "" {
+	if l.IsProxy() && len(l.Routes) == 0 && r.secure && r.method == "" {
 		f.Method, f.Path, f.Header = "CONNECT", "", nil // what a browser asks a proxy for
 	}
 	if f.Method == "CONNECT" {
@@ -235,7 +235,7 @@ func (r *requestFlags) chooseListener(cfg *config.Config, f *access.Facts) (*con
 	})
 	proxy := slices.IndexFunc(all, (*config.Listener).IsProxy)
 	serves := slices.IndexFunc(all, func(l *config.Listener) bool {
-		return l.Listen != nil && l.Protocol == config.ProtocolHTTP && (l.TLS != nil) == r.secure
+		return l.Listen != nil && l.Protocol == config.ProtocolHTTP && !l.IsProxy() && (l.TLS != nil) == r.secure
 	})
 	order := []int{takesIn, serves, proxy}
 	if f.Method == "CONNECT" {

@@ -126,15 +126,15 @@ func (c *conn) port(r *http1.Request) uint16 {
 	if c.proxy.Config.Intercept != nil {
 		return c.flow.Original.Port()
 	}
-	if c.flow.TLS != nil {
-		return 443
-	}
-	return 80
+	return portIn("", c.secure())
 }
+
+// secure says that the client asks for something by https. A proxy that is spoken to by TLS is asked for tunnels then, and itself for http alone.
+func (c *conn) secure() bool { return c.flow.TLS != nil && !c.proxy.asProxy() }
 
 // scheme is that of what the client asks for.
 func (c *conn) scheme() string {
-	if c.flow.TLS != nil {
+	if c.secure() {
 		return "https"
 	}
 	return "http"

@@ -131,7 +131,7 @@ func newRig(t *testing.T, handler http.Handler) *rig {
 func newRigWith(t *testing.T, handler http.Handler, on, text string, files map[string][]byte) *rig {
 	t.Helper()
 	r := &rig{address: on, counters: &listen.Counters{}, files: files, flows: make(chan listen.Flow, 10)}
-	cfg, err := config.Parse("test", fmt.Appendf(nil, "listeners: {in: {listen: [\"%s\"], protocol: http, tls: %s}}\n", r.address, text))
+	cfg, err := config.Parse("test", fmt.Appendf(nil, "listeners: {in: {listen: [\"%s\"], protocol: http, pool: p, tls: %s}}\npools: {p: {servers: [\"192.0.2.1:80\"]}}\n", r.address, text))
 	if err != nil {
 		t.Fatal(err)
 	}
