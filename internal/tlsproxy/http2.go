@@ -36,43 +36,80 @@ func (c *clientConn) Close() error {
 	return err
 }
 
-// startHTTP2 starts the server that clients of HTTP/2 are handed to when the handshake is done.
-func (s *Server) startHTTP2() {
+// streaming is a server of HTTP/2 for clients whose handshake is done. It is the net.Listener that they come by.
+type streaming struct {
+	server *http.Server
+	conns  chan net.Conn
+	closed chan struct{} // no more are taken
+	once   sync.Once     // to close closed
+}
+
+// newStreaming starts one.
+func (s *Server) newStreaming() *streaming {
 	h := &s.Config.HTTP
-	s.http2 = &http.Server{
+	n := &streaming{conns: make(chan net.Conn), closed: make(chan struct{})}
+	n.server = &http.Server{
 		Handler: http.HandlerFunc(serveStream), TLSConfig: s.tls, MaxHeaderBytes: int(h.Limits.Head), IdleTimeout: h.Timeouts.Keepalive,
 		ErrorLog: stdlog.New(io.Discard, "", 0), Protocols: &http.Protocols{}, ConnContext: withClient,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: streams, MaxReadFrameSize: 16 << 10, SendPingTimeout: time.Minute},
 	}
-	s.http2.Protocols.SetHTTP2(true)
+	n.server.Protocols.SetHTTP2(true)
 	go func() {
-		if err := s.http2.Serve((*second)(s)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := n.server.Serve(n); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.Logger.Error("HTTP/2 has ended", "listener", s.Config.Name, "error", err)
 		}
 	}()
+	return n
 }
 
-// second is the net.Listener of clients whose handshake is done.
-type second Server
+// shutdown takes no more clients, and tells those that there are to open no more streams. It returns when all have left.
+func (n *streaming) shutdown() { _ = n.server.Shutdown(context.Background()) } // without an end to wait for it does not fail
 
 // Accept implements net.Listener.
-func (l *second) Accept() (net.Conn, error) {
+func (n *streaming) Accept() (net.Conn, error) {
 	select {
-	case c := <-l.second:
+	case c := <-n.conns:
 		return c, nil
-	case <-l.closed:
+	case <-n.closed:
 		return nil, net.ErrClosed
 	}
 }
 
 // Close implements net.Listener.
-func (l *second) Close() error {
-	l.once.Do(func() { close(l.closed) })
+func (n *streaming) Close() error {
+	n.once.Do(func() { close(n.closed) })
 	return nil
 }
 
 // Addr implements net.Listener.
-func (l *second) Addr() net.Addr { return &net.TCPAddr{} }
+func (n *streaming) Addr() net.Addr { return &net.TCPAddr{} }
+
+// stream hands a client over to the server of HTTP/2: while the listener drains to the next one, which nobody is refused by.
+func (s *Server) stream(c net.Conn) {
+	for {
+		n := s.streaming.Load()
+		select {
+		case n.conns <- c:
+			return
+		case <-n.closed:
+		}
+		if s.streaming.Load() == n { // cannot be: who holds greeting is waited for
+			_ = c.Close()
+			return
+		}
+	}
+}
+
+// Drain has clients of HTTP/2 told to open no more streams. Those of HTTP/1.1 are the proxy's. Clients whose handshake is under way are served, and told when all
+// handshakes are done. It must be called when no more connections are accepted, and does not wait.
+func (s *Server) Drain() {
+	late := s.newStreaming()
+	go s.streaming.Swap(late).shutdown()
+	go func() {
+		s.greeting.Lock() // for good
+		late.shutdown()
+	}()
+}
 
 type clientKey struct{}
 
@@ -123,11 +160,7 @@ func (p *Port) serveHTTP2(t *tls.Conn, c *clientConn, f *listen.Flow) {
 		transport.CloseIdleConnections()
 		p.end(f, false)
 	}
-	select {
-	case p.server.second <- t:
-	case <-p.server.closed:
-		_ = t.Close() // the listener drains
-	}
+	p.server.stream(t)
 }
 
 // clientFields are those that ReverseProxy takes from requests. What becomes of them is the proxy's business.

@@ -12,9 +12,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,13 +45,11 @@ type Options struct {
 // Server ends TLS for one listener, for all loops.
 type Server struct {
 	Options
-	tls    *tls.Config
-	http2  *http.Server
-	second chan net.Conn    // clients of HTTP/2 on their way to it
-	closed chan struct{}    // no more go there
-	once   sync.Once        // to close closed
-	inner  *listen.Listener // of streams: their connection is within the limits already
-	stop   context.CancelFunc
+	tls       *tls.Config
+	streaming atomic.Pointer[streaming]
+	greeting  sync.RWMutex     // is held for reading by handshakes until the client is handed over; for writing, and for good, once the listener has drained
+	inner     *listen.Listener // of streams: their connection is within the limits already
+	stop      context.CancelFunc
 }
 
 // New makes a server. With ACME it begins to get certificates.
@@ -72,10 +70,10 @@ func New(o Options) (*Server, error) {
 	unlimited := *o.Config
 	unlimited.Limits.Connections, unlimited.Limits.PerClient = 0, 0
 	s := &Server{
-		Options: o, stop: stop, inner: listen.NewListener(&unlimited), second: make(chan net.Conn), closed: make(chan struct{}),
+		Options: o, stop: stop, inner: listen.NewListener(&unlimited),
 		tls: &tls.Config{GetCertificate: o.Certificates.Get, GetConfigForClient: noteOffer, MinVersion: version(t.MinVersion), NextProtos: protocols},
 	}
-	s.startHTTP2()
+	s.streaming.Store(s.newStreaming())
 	return s, nil
 }
 
@@ -88,11 +86,6 @@ func noteOffer(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		c.offered = hello.SupportedProtos[:min(len(hello.SupportedProtos), mostOffered)]
 	}
 	return nil, nil
-}
-
-// Drain has clients of HTTP/2 told to open no more streams. Those of HTTP/1.1 are the proxy's. It does not wait.
-func (s *Server) Drain() {
-	go func() { _ = s.http2.Shutdown(context.Background()) }() // without an end to wait for it does not fail
 }
 
 // Close ends the renewal of certificates.
@@ -122,6 +115,11 @@ func (p *Port) Serve(_ *engine.Loop, fd int, f *listen.Flow) {
 		return
 	}
 	flow := *f
+	if !p.server.greeting.TryRLock() { // cannot be: nobody accepts any more
+		cut(conn)
+		p.server.Listener.End(p.counters, f.Lease)
+		return
+	}
 	go p.handle(conn, &flow)
 }
 
@@ -133,6 +131,8 @@ func (p *Port) handle(conn net.Conn, f *listen.Flow) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
+	greeted := sync.OnceFunc(p.server.greeting.RUnlock)
+	defer greeted()
 	client := &clientConn{Conn: conn}
 	t := tls.Server(client, p.server.tls)
 	if err := t.HandshakeContext(ctx); err != nil {
@@ -150,6 +150,7 @@ func (p *Port) handle(conn net.Conn, f *listen.Flow) {
 		_ = t.Close() // the handshake was the answer (RFC 8737)
 		p.end(f, false)
 	default:
+		greeted()
 		inner, err := p.inner(p.plain, f, false)
 		if err != nil {
 			_ = t.Close()

@@ -164,10 +164,6 @@ func (w *wiring) accept(done <-chan struct{}) error {
 
 // stopAccepting leaves the sockets to whoever else holds them. Connections that wait in them are theirs.
 func (w *wiring) stopAccepting(done <-chan struct{}) error {
-	for _, t := range w.tls {
-		t.Drain()
-		t.Close()
-	}
 	err := w.engine.Collect(done, func(l *engine.Loop) {
 		lw := w.loops[l.Number()]
 		for _, a := range lw.acceptors {
@@ -178,6 +174,10 @@ func (w *wiring) stopAccepting(done <-chan struct{}) error {
 	})
 	if err != nil {
 		return err
+	}
+	for _, t := range w.tls {
+		t.Drain()
+		t.Close()
 	}
 	w.watched = nil
 	closed := make(map[int]bool)
