@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -274,23 +275,7 @@ func TestHTTPPrograms(t *testing.T) {
 	r.repositories(docs)
 	r.nginx(docs)
 	r.startOfficeWeb()
-	client := func(env []string, name string, args ...string) {
-		t.Helper()
-		cmd := exec.Command("env", append(append(env, "HOME="+r.dir, name), args...)...)
-		out := &lab.Log{}
-		cmd.Stdout, cmd.Stderr = out, out
-		p, err := r.net.Client().Start(cmd)
-		r.must(err)
-		select {
-		case <-p.Done():
-		case <-time.After(time.Minute):
-			_ = p.Stop(time.Second)
-			t.Errorf("%s does not end", name)
-		}
-		if err := p.Wait(); err != nil {
-			t.Errorf("%v %s %q: %v\n%s", env, name, args, err, out)
-		}
-	}
+	client := r.runClient
 	same := func(file string) {
 		t.Helper()
 		if got, err := os.ReadFile(filepath.Join(r.dir, file)); err != nil || string(got) != string(large) {
@@ -318,6 +303,26 @@ func TestHTTPPrograms(t *testing.T) {
 		"-o", "Dir::Etc::sourceparts=-", "-o", "Dir::Cache="+apt, "-o", "APT::Sandbox::User=root", "-o", "APT::Update::Error-Mode=any", "-o", "Acquire::Languages=none")
 	if found, err := filepath.Glob(filepath.Join(apt, "lists", "*Packages*")); err != nil || len(found) == 0 {
 		t.Errorf("apt has fetched no list of packages: %v", err)
+	}
+}
+
+// runClient runs a program on the client until it ends, which must be well. env is added to its environment.
+func (r *rig) runClient(env []string, name string, args ...string) {
+	r.Helper()
+	cmd := exec.Command("env", append(append(slices.Clone(env), "HOME="+r.dir, name), args...)...)
+	cmd.Dir = r.dir
+	out := &lab.Log{}
+	cmd.Stdout, cmd.Stderr = out, out
+	p, err := r.net.Client().Start(cmd)
+	r.must(err)
+	select {
+	case <-p.Done():
+	case <-time.After(time.Minute):
+		_ = p.Stop(time.Second)
+		r.Errorf("%s does not end", name)
+	}
+	if err := p.Wait(); err != nil {
+		r.Errorf("%v %s %q: %v\n%s", env, name, args, err, out)
 	}
 }
 
