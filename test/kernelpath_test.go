@@ -173,7 +173,11 @@ func TestKernelPathServerFails(t *testing.T) {
 		r.must(err)
 		t.Cleanup(server.Close)
 	}
-	s := r.start(strings.NewReplacer(":25", ":26", `, "10.0.2.4:26", "[fd00:2::2]:26", "[fd00:2::3]:26", "[fd00:2::4]:26"`, "", `, "[fd00:1::1]:26"`, "").Replace(kernelMail))
+	s := r.start(`listeners:
+  smtp: {listen: ["10.0.1.1:26"], via: kernel, source: client, on_down: reset, pool: mail}
+pools:
+  mail: {balance: source, servers: ["10.0.2.2:26", "10.0.2.3:26"], check: {every: 1s, timeout: 500ms, rise: 1, fall: 2}}
+`)
 	for i := 0; len(held) < 2 && i < 200; i++ {
 		c, err := r.net.Client().DialWith("10.0.1.1:26", lab.DialOptions{From: netip.AddrPortFrom(manyV4(i), 0), Timeout: patience})
 		r.must(err)

@@ -4,7 +4,7 @@ var viaKey = prop(entry{key: "via", def: string(ViaProxy),
 	doc: "Who carries the connections. `proxy`: a process of Salp's, which can look at every byte. `kernel`: the kernel sends each connection to a server of the pool as it forwards packets " +
 		"(nf_tables, connection tracking), and Salp only watches the servers: nothing is faster, and connections go on when Salp is stopped by force. The address of `listen` need not be on this machine; " +
 		"clients' packets must only pass it.",
-	watch: "With `kernel` no byte is looked at, so HTTP, access rules, PROXY headers, queues, `max_connections` and `least-connections` are not to be had, and a connection to a dead server is not tried elsewhere. " +
+	watch: "With `kernel` no byte is looked at, so HTTP, access rules, PROXY headers, queues, `max_connections` and `least-connections` are not to be had, and a connection to a dead server goes elsewhere only with the next try of the client's TCP, a second or more later. " +
 		"Turns IP forwarding on, and needs the servers' answers to come back through this machine.",
 	example: "via: kernel",
 }, enum(ViaProxy, ViaKernel), func(l *Listener) *Via { return &l.Via })
@@ -18,7 +18,7 @@ var transportKey = prop(entry{key: "transport", def: string(TransportTCP),
 
 var onDownKey = prop(entry{key: "on_down", def: string(OnDownKeep),
 	doc: "With `via: kernel`: what becomes of the connections of a server that goes down. `keep`: they stay there, and go on if it was only its check that failed. `reset`: connection tracking forgets them, " +
-		"so that the next packet of a TCP client is answered with a reset by another server, and it connects anew.",
+		"so that the next packet of a TCP client is answered with a reset by another server, and it connects anew. Connections that the server has not answered yet are forgotten either way, and go to another.",
 	example: "on_down: reset",
 }, enum(OnDownKeep, OnDownReset), func(l *Listener) *OnDown { return &l.OnDown })
 

@@ -137,7 +137,7 @@ func (f *fakeKernel) ForgetFlows(value, mask uint32) (int, error) {
 
 func (f *fakeKernel) SetElements(string, []plan.Set) error { return nil }
 
-func (f *fakeKernel) ForgetForwarded(byte, []netip.AddrPort) (int, error) { return 0, nil }
+func (f *fakeKernel) ForgetForwarded(byte, []netip.AddrPort, bool) (int, error) { return 0, nil }
 
 func (f *fakeKernel) alive() bool {
 	f.mu.Lock()

@@ -101,10 +101,16 @@ func elementsAlone(old, next *plan.Table) (changed []plan.Set, ok bool) {
 	return changed, reflect.DeepEqual(a, b)
 }
 
-// forget has connection tracking forget the flows of servers that are newly down, where they would hang: all of UDP, and of TCP those of
-// listeners that want it. Before are the servers that were down already.
+// flows are some of the connections that the kernel carries to servers.
+type flows struct {
+	proto      byte
+	unanswered bool // only those that the server has sent nothing on
+}
+
+// forget has connection tracking forget the flows of servers that are newly down, where they would hang: all of UDP, of TCP those that the server has not
+// answered, whose clients' next SYN then goes to another one, and all where the listener wants it. Before are the servers that were down already.
 func (k *keeper) forget(before map[serverKey]bool) {
-	gone := map[byte][]netip.AddrPort{}
+	gone := map[flows][]netip.AddrPort{}
 	for key := range k.lost {
 		if before[key] {
 			continue
@@ -113,17 +119,16 @@ func (k *keeper) forget(before map[serverKey]bool) {
 			if l.Via != config.ViaKernel || l.Pool != key.pool {
 				continue
 			}
-			switch {
-			case l.Transport == config.TransportUDP:
-				gone[unix.IPPROTO_UDP] = append(gone[unix.IPPROTO_UDP], key.address)
-			case l.OnDown == config.OnDownReset:
-				gone[unix.IPPROTO_TCP] = append(gone[unix.IPPROTO_TCP], key.address)
+			which := flows{unix.IPPROTO_TCP, l.OnDown != config.OnDownReset}
+			if l.Transport == config.TransportUDP {
+				which = flows{proto: unix.IPPROTO_UDP}
 			}
+			gone[which] = append(gone[which], key.address)
 		}
 	}
-	for proto, servers := range gone {
+	for which, servers := range gone {
 		go func() { // the table of all connections may be long
-			n, err := k.kernel.ForgetForwarded(proto, servers)
+			n, err := k.kernel.ForgetForwarded(which.proto, servers, which.unanswered)
 			if err != nil {
 				k.log.Warn("connections to servers that are down cannot be forgotten", "error", err)
 			} else if n > 0 {

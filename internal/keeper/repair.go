@@ -48,7 +48,7 @@ type kernelHost interface {
 	Traffic() (map[string]route.Traffic, error)
 	ForgetFlows(value, mask uint32) (int, error)
 	SetElements(table string, sets []plan.Set) error
-	ForgetForwarded(proto byte, servers []netip.AddrPort) (int, error)
+	ForgetForwarded(proto byte, servers []netip.AddrPort, unanswered bool) (int, error)
 }
 
 // repairing is what the keeper remembers about repairs.

@@ -51,6 +51,7 @@ func (h *Host) RuleCounts(table, chain string) (map[string]Count, error) {
 }
 
 // ForgetForwarded removes the conntrack entries of connections of a transport protocol that NAT has sent to the servers, and returns how many.
-func (h *Host) ForgetForwarded(proto byte, servers []netip.AddrPort) (int, error) {
-	return h.conntrack.FlushForwarded(proto, servers)
+// Unanswered means only those that the server has sent nothing on.
+func (h *Host) ForgetForwarded(proto byte, servers []netip.AddrPort, unanswered bool) (int, error) {
+	return h.conntrack.FlushForwarded(proto, servers, unanswered)
 }

@@ -153,6 +153,8 @@ type poolsTable struct {
 	proxied   map[Family][]string // elements: servers that see Salp's address
 	shown     map[Family][]string // elements: servers that see the client's
 	in, out   map[Family][]string // elements: servers and counters
+	checked   map[Family]bool     // servers of the family are checked
+	retried   map[Family][]string // elements: servers whose clients would get another one if they tried again
 	accounted map[string]bool
 }
 
@@ -197,14 +199,15 @@ func (t *poolsTable) listener(l *config.Listener, p *config.Pool) {
 			add(&t.services, f, fmt.Sprintf("%s . %s . %d : goto %s", a.Addr().WithZone(""), protoText(proto), a.Port(), chain))
 		}
 		if used {
-			t.family(l, p.Balance, f, chain, limits, servers)
+			t.family(l, p, f, chain, limits, servers)
 		}
 	}
 }
 
-func (t *poolsTable) family(l *config.Listener, balance config.Balance, f Family, chain string, limits []NFTRule, servers []poolServer) {
+func (t *poolsTable) family(l *config.Listener, p *config.Pool, f Family, chain string, limits []NFTRule, servers []poolServer) {
 	proto := protoNumber(l.Transport)
-	key, slots := choice(l, balance, f, fit(servers, f))
+	fits := fit(servers, f)
+	key, slots := choice(l, p.Balance, f, fits)
 	slots.Name = "servers-" + l.Name + "-" + f.digit()
 	t.Sets = append(t.Sets, slots)
 	refuse := []Expr{L4Proto{Protos: []byte{TCP}}, RejectReset{}}
@@ -230,6 +233,20 @@ func (t *poolsTable) family(l *config.Listener, balance config.Balance, f Family
 			add(&t.proxied, f, element)
 		}
 		t.account(s, f, element)
+		if proto == TCP && p.Check != nil {
+			t.tryAgain(s, f, fits, element)
+		}
+	}
+}
+
+// tryAgain notes that refusals of a server are not for clients, if another server is fit. It takes checks: who refuses everybody is to be found out.
+func (t *poolsTable) tryAgain(s poolServer, f Family, fits []poolServer, element string) {
+	if t.checked == nil {
+		t.checked = map[Family]bool{}
+	}
+	t.checked[f] = true
+	if slices.ContainsFunc(fits, func(other poolServer) bool { return other.Address != s.Address }) {
+		add(&t.retried, f, element)
 	}
 }
 
@@ -349,6 +366,11 @@ func (t *poolsTable) finish() {
 		if set := named("out", t.out, "counter"); set != "" {
 			count.Rules = append(count.Rules, rule("bytes from servers", CTStatus{Bits: []string{"dnat"}}, CTDirection{Reply: true}, CounterFrom{Key: from, Map: set}))
 		}
+		if t.checked[f] { // the set is there also when it is empty, so that it can change by elements alone
+			set := Set{Name: "retried" + f.digit(), Type: service.SetType(), Elements: t.retried[f]}
+			t.Sets = append(t.Sets, set)
+			count.Rules = append(count.Rules, t.unheard(from, set.Name))
+		}
 	}
 	services.Rules = append(services.Rules, t.direct...)
 	jump := []NFTRule{rule("what clients dial", Jump{Chain: servicesChain})}
@@ -364,6 +386,14 @@ func (t *poolsTable) finish() {
 		hooked = append(hooked, count)
 	}
 	t.Chains = append(hooked, t.Chains...)
+}
+
+// unheard keeps a server's refusal from the client, whose TCP then sends its SYN again, and has another server chosen for it: connection tracking
+// has just forgotten the connection, as it does when a reset is the only answer, and is "dying" only for this packet. (nf_conntrack_tcp_packet in
+// net/netfilter/nf_conntrack_proto_tcp.c)
+func (*poolsTable) unheard(from Fields, set string) NFTRule {
+	return rule("a refused client tries another server", CTStatus{Bits: []string{"dying"}}, CTStatus{Bits: []string{"dnat"}}, CTDirection{Reply: true},
+		In{Key: from, Set: set}, TCPFlags{Mask: SYN | RST, Value: RST}, Verdict{Word: "drop"})
 }
 
 // hairpins give Salp's address to those clients alone who are in the network of the server, which would answer them directly, past Salp.

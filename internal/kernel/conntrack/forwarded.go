@@ -23,8 +23,9 @@ const (
 )
 
 // FlushForwarded removes the entries of connections that destination NAT has sent to one of the servers, and returns how many. What a TCP client
-// sends next is taken for a new connection, goes to another server, and is reset by that one; UDP goes on there.
-func (c *Conn) FlushForwarded(proto byte, servers []netip.AddrPort) (int, error) {
+// sends next is taken for a new connection, goes to another server, and is reset by that one; UDP goes on there. Unanswered means only connections that
+// the server has sent nothing on: the SYN that a TCP client sends again then begins a connection to another server.
+func (c *Conn) FlushForwarded(proto byte, servers []netip.AddrPort, unanswered bool) (int, error) {
 	list, err := c.s.Dump(wire.Message{Type: msgGet, Body: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, Operation: "list", Object: "conntrack entries"})
 	if wire.Is(err, unix.EINVAL, unix.EOPNOTSUPP, unix.ENOENT) {
 		return 0, nil // ctnetlink is not there
@@ -35,7 +36,8 @@ func (c *Conn) FlushForwarded(proto byte, servers []netip.AddrPort) (int, error)
 	return c.remove(list, func(as wire.Attrs) bool {
 		reply := as.Nested(tupleReply)
 		number, from := answeredBy(reply)
-		return as.BE32(statusOf)&destinationNAT != 0 && number == proto && slices.Contains(servers, from)
+		status := as.BE32(statusOf)
+		return status&destinationNAT != 0 && (!unanswered || status&seenReply == 0) && number == proto && slices.Contains(servers, from)
 	})
 }
 

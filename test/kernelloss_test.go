@@ -1,0 +1,157 @@
+package test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"salp/internal/admin"
+	"salp/internal/control"
+	"salp/internal/lab"
+)
+
+// newcomers are clients of the kernel path who come one after the other, each with an address of its own, whatever becomes of those before.
+type newcomers struct {
+	r    *kernelRig
+	to   string
+	from func(int) netip.Addr
+	stop chan struct{}
+	all  sync.WaitGroup
+
+	mu     sync.Mutex
+	death  time.Time // of the server; zero: it lives
+	torn   int       // sessions that ran at that moment
+	failed []string
+	served map[string]int // by each server
+	late   int            // who had to try again
+}
+
+// arrive has a client come every few milliseconds until leave.
+func (r *kernelRig) arrive(to string, from func(int) netip.Addr) *newcomers {
+	c := &newcomers{r: r, to: to, from: from, stop: make(chan struct{}), served: map[string]int{}}
+	c.all.Go(func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-c.stop:
+				return
+			case <-tick.C:
+				c.all.Go(func() { c.come(i) })
+			}
+		}
+	})
+	return c
+}
+
+func (c *newcomers) come(i int) {
+	began := time.Now()
+	conn, err := c.r.net.Client().DialWith(c.to, lab.DialOptions{From: netip.AddrPortFrom(c.from(i%2000), 0), Timeout: 15 * time.Second * slowdown})
+	took, banner := time.Since(began), ""
+	if err == nil {
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		banner, err = bufio.NewReader(conn).ReadString('\n')
+		banner = strings.TrimSpace(banner)
+		conn.Close()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case err != nil && (conn != nil || errors.Is(err, syscall.ECONNRESET)) && began.Before(c.death): // perhaps in the server's queue, which it does not know of
+		c.torn++
+	case err != nil:
+		c.failed = append(c.failed, fmt.Sprintf("client %d, after %v: %v", i, time.Since(began).Round(time.Millisecond), err))
+	case took > 900*time.Millisecond:
+		c.late++
+	}
+	c.served[banner]++
+}
+
+// mourn says that what was open until now may have been cut.
+func (c *newcomers) mourn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.death = time.Now()
+}
+
+// leave ends the coming, waits for those who are there, and wants each of them served, by both servers.
+func (c *newcomers) leave(when string) (late int) {
+	c.r.Helper()
+	close(c.stop)
+	c.all.Wait()
+	n := c.served["1"] + c.served["2"]
+	if len(c.failed) > 0 || n < 100 || c.served["1"] == 0 || c.served["2"] == 0 {
+		c.r.Errorf("%s: %d clients of %s served: %v, %d failed: %q", when, n, c.to, c.served, len(c.failed), c.failed[:min(3, len(c.failed))])
+	}
+	c.r.Logf("%s: %d clients of %s served, %d of them at a further try, %d cut", when, n, c.to, c.late, c.torn)
+	return c.late
+}
+
+// TestKernelPathLosesNobody has a server end, and then a server's machine vanish, while clients come: nobody of them is refused, or stays with
+// the server that is dead. Who meets it tries again, as TCP does by itself, and is served by the other.
+func TestKernelPathLosesNobody(t *testing.T) {
+	r := newKernelRig(t, 2)
+	s := r.start(`listeners:
+  smtp: {listen: ["10.0.1.1:25", "[fd00:1::1]:25"], via: kernel, source: client, pool: mail}
+pools:
+  mail:
+    balance: source
+    servers: ["10.0.2.2:25", "10.0.2.3:25", "[fd00:2::2]:25", "[fd00:2::3]:25"]
+    check: {every: 500ms, timeout: 400ms, rise: 1, fall: 2}
+`)
+	down := func(st *admin.Status) bool {
+		return st.Pools[0].Servers[0].State == control.ServerDown && st.Pools[0].Servers[2].State == control.ServerDown
+	}
+	crowd := func() []*newcomers {
+		return []*newcomers{r.arrive("10.0.1.1:25", manyV4), r.arrive("[fd00:1::1]:25", manyV6)}
+	}
+
+	comers := crowd()
+	time.Sleep(300 * time.Millisecond)
+	r.servers[0].Close()
+	for _, c := range comers {
+		c.mourn()
+	}
+	s.await("without the server", down)
+	time.Sleep(300 * time.Millisecond)
+	for _, c := range comers {
+		if c.leave("a server ends") == 0 {
+			t.Errorf("%s: nobody met the server that had ended", c.to)
+		}
+	}
+
+	again, err := r.net.Servers[0].Serve("[::]:25", lab.Banner("1\n"))
+	r.must(err)
+	t.Cleanup(again.Close)
+	s.await("with the server", func(st *admin.Status) bool {
+		return serves(st) && !down(st) && st.Pools[0].Servers[0].State == control.ServerUp && st.Pools[0].Servers[2].State == control.ServerUp
+	})
+	comers = crowd()
+	time.Sleep(300 * time.Millisecond)
+	_, err = r.net.Servers[0].Run(context.Background(), "ip", "link", "set", "e0", "down")
+	r.must(err)
+	s.await("without the machine", down)
+	time.Sleep(300 * time.Millisecond)
+	for _, c := range comers {
+		if c.leave("a machine vanishes") == 0 {
+			t.Errorf("%s: nobody met the machine that had vanished", c.to)
+		}
+	}
+
+	// The last server's refusal is a client's to hear at once.
+	r.servers[1].Close()
+	began := time.Now()
+	if conn, err := r.net.Client().DialWith("10.0.1.1:25", lab.DialOptions{Timeout: patience}); err == nil {
+		conn.Close()
+		t.Error("a connection without a server")
+	} else if took := time.Since(began); took > 900*time.Millisecond*slowdown {
+		t.Errorf("the refusal took %v: %v", took, err)
+	}
+}
