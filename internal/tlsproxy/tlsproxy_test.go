@@ -311,6 +311,51 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// A listener that drains lets streams end, serves who was accepted before, and then has every client leave.
+func TestDrain(t *testing.T) {
+	begun, released := make(chan struct{}), make(chan struct{})
+	r := newRig(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/long" {
+			close(begun)
+			<-released
+		}
+		fmt.Fprint(w, "hello")
+	}))
+	get := func(conn net.Conn, path string) error {
+		c := r.client(true)
+		if conn != nil {
+			c.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) { return conn, nil }
+		}
+		a, err := c.Get("https://a.example" + path)
+		if err != nil {
+			return err
+		}
+		defer a.Body.Close()
+		if body, err := io.ReadAll(a.Body); err != nil || string(body) != "hello" || a.ProtoMajor != 2 {
+			return fmt.Errorf("%s %q, %w", a.Proto, body, err)
+		}
+		return nil
+	}
+	long := make(chan error, 1)
+	go func() { long <- get(nil, "/long") }()
+	<-begun
+	waiting, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.active(t, 3) // the client, its stream, and one that has said nothing
+	r.server.Drain()
+	time.Sleep(50 * time.Millisecond)
+	if err := get(waiting, "/"); err != nil {
+		t.Errorf("accepted before the drain: %v", err)
+	}
+	close(released)
+	if err := <-long; err != nil {
+		t.Errorf("a stream that was there: %v", err)
+	}
+	r.active(t, 0)
+}
+
 // Versions older than the configuration's are refused, and a client that says nothing is not waited for.
 func TestVersions(t *testing.T) {
 	cert, key := certificate(t, "a.example")
