@@ -72,6 +72,15 @@ func (c *checker) route(l *Listener, r *Route, at Path) {
 		}
 	}
 	c.conditions(&r.When, at)
+	if l.Protocol == ProtocolTLS {
+		for _, key := range []string{"method", "host", "path", "header", "user"} {
+			for _, key := range []string{key, "not_" + key} {
+				if c.has(at.with(key)) {
+					c.fault(at.with(key), key+" is not known of TLS that is passed on", "of such connections sni and alpn tell what the client wants")
+				}
+			}
+		}
+	}
 }
 
 // access checks the access lists and what their rules name.
