@@ -237,8 +237,22 @@ func TestLinksAllDownInBothFamilies(t *testing.T) {
 	o.nft("table inet own { chain p { type nat hook postrouting priority 100; oifname \"wan1\" masquerade; }; }\n") // for main, which does not do it
 	for _, word := range []string{"all", "reject", "main"} {
 		s := o.start(plainLinks("  spread: flow\n  last_resort: "+word+"\n  rules: [{ports: [25], link: embratel, strict: true}]\n", ""))
+		var flows []*held
+		if word == "all" {
+			flows = append(o.hold(0, 12, 0, nil), o.hold(1, 12, 0, nil)...)
+		}
 		s.setLink("virtua", "down")
-		s.setLink("embratel", "down")
+		o.await("the flows of virtua to be forgotten", func() bool {
+			return len(flows) == 0 || strings.Contains(s.log.String(), "flows of the link are forgotten")
+		})
+		for i := 0; i < 2; i++ { // those of the last link go on when it goes down, too, as it is used
+			for _, h := range flows {
+				if err := h.works(patience); (err == nil) != (h.by == "embratel") {
+					t.Errorf("both links are down: %v, and a connection of %s: %v", i == 1, h.by, err)
+				}
+			}
+			s.setLink("embratel", "down")
+		}
 		for _, f := range paths {
 			for _, from := range []*lab.Host{o.net.Client, o.net.Gateway} {
 				seen := map[string]int{}
@@ -260,6 +274,14 @@ func TestLinksAllDownInBothFamilies(t *testing.T) {
 			}
 		}
 		s.setLink("virtua", "ready")
+		o.await("the flows of embratel to be forgotten", func() bool {
+			return len(flows) == 0 || strings.Count(s.log.String(), "flows of the link are forgotten") == 2
+		})
+		for _, h := range flows {
+			if err := h.works(patience); err == nil {
+				t.Errorf("virtua alone is up, and a connection of %s goes on", h.by)
+			}
+		}
 		s.setLink("embratel", "ready")
 		s.down()
 	}

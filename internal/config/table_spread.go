@@ -35,7 +35,7 @@ var linkBalanceKeys = mapping(nil,
 	}, enum(SpreadPair, SpreadClient, SpreadDestination, SpreadFlow), func(b *LinkBalance) *Spread { return &b.Spread }),
 	prop(entry{key: "on_link_down", def: string(LinkDownReset),
 		doc: "What becomes of the flows of a link that goes down. `reset`: connection tracking forgets them, so TCP is reset and begins anew, and UDP goes on by another link at " +
-			"its next packet. `keep`: they stay, and go on when the link is back in time. Flows on other links are not touched either way.",
+			"its next packet. `keep`: they stay, and go on when the link is back in time. Flows on other links are not touched either way, nor those of the last link that goes down, when `last_resort` goes on using it.",
 		example: "on_link_down: keep",
 	}, enum(LinkDownReset, LinkDownKeep), func(b *LinkBalance) *LinkDown { return &b.OnDown }),
 	prop(entry{key: "last_resort", def: string(LastResortAll),

@@ -128,7 +128,10 @@ func (f *fakeKernel) Traffic() (map[string]route.Traffic, error) {
 	return f.traffic, nil
 }
 
-func (f *fakeKernel) ForgetFlows(value, mask uint32) (int, error) {
+func (f *fakeKernel) ForgetFlows(value, mask uint32, still func() bool) (int, error) {
+	if !still() {
+		return 0, nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.forgotten = append(f.forgotten, value&mask)

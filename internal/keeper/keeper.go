@@ -163,6 +163,7 @@ type keeper struct {
 	reloads    admin.Reloads
 	repairing  repairing
 	links      *links
+	linkUse    linkUse
 	hooks      *hooks
 	lost       map[serverKey]bool // servers of the kernel path that were down when it last followed them
 

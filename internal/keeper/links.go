@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"salp/internal/access"
@@ -105,11 +106,33 @@ func (l *links) observe(facts *plan.Facts, gateways []plan.Gateway, now time.Tim
 	facts.Links, facts.Names, facts.Lists = l.set.Facts(), l.names, l.lists
 }
 
+// used says whether new flows use the link with that index: it is up, or none is and they are used as if they were.
+func (l *links) used(i int) bool {
+	all := l.set.Links()
+	if all[i].State == link.Up {
+		return true
+	}
+	return l.cfg.Balance.LastResort == config.LastResortAll && (all[i].Way(plan.IPv4).Usable() || all[i].Way(plan.IPv6).Usable()) &&
+		!slices.ContainsFunc(all, func(o *link.Link) bool { return o.State == link.Up })
+}
+
+// linkUse tells of each number of a link whether new flows use it: flows that are to be forgotten are not, once the link is used again.
+type linkUse [256]atomic.Bool
+
+// useLinks notes, before the kernel gets a plan, which links it uses.
+func (k *keeper) useLinks(l *links) {
+	for i := range l.cfg.Links {
+		if l.used(i) {
+			k.linkUse[i+1].Store(true)
+		}
+	}
+}
+
 // message is what workers are told. lists says that the lists are in it.
 func (l *links) message(lists bool) *control.Links {
 	m := &control.Links{Local: l.local, Names: l.names}
 	for i, f := range l.set.Facts() {
-		m.Links = append(m.Links, control.Link{Name: f.Name, Up: f.Up, Dead: l.set.Links()[i].State == link.Down, Weight: f.Weight, IPv4: f.IPv4.Usable(), IPv6: f.IPv6.Usable()})
+		m.Links = append(m.Links, control.Link{Name: f.Name, Up: f.Up, Dead: l.set.Links()[i].State == link.Down && !l.used(i), Weight: f.Weight, IPv4: f.IPv4.Usable(), IPv6: f.IPv6.Usable()})
 	}
 	if lists {
 		m.Lists = l.lists
@@ -288,7 +311,7 @@ func (k *keeper) adoptLinks(p *provision) {
 		if i < len(p.cfg.Links) && p.cfg.Links[i].Interface == was.Interface {
 			continue
 		}
-		k.forgetFlows(i+1, k.log.With("link", was.Name, "reason", "it has gone or has another number"))
+		k.forgetFlows(i+1, func() bool { return true }, k.log.With("link", was.Name, "reason", "it has gone or has another number"))
 	}
 }
 
@@ -338,7 +361,19 @@ func (k *keeper) followLinks() {
 	for _, c := range changes {
 		k.linkChanged(c)
 	}
+	for i, one := range l.set.Links() { // those that were used although they were down, until another came up
+		if one.State == link.Down && one.Config.OnDown == config.LinkDownReset && k.linkUse[one.Number].Load() && !l.used(i) {
+			k.forgetLost(one, k.log.With("link", one.Config.Name))
+		}
+	}
 	k.rememberLinks()
+}
+
+// forgetLost has the flows of a link that is down forgotten, unless it is used again by then.
+func (k *keeper) forgetLost(one *link.Link, log *slog.Logger) {
+	use := &k.linkUse[one.Number]
+	use.Store(false)
+	k.forgetFlows(one.Number, func() bool { return !use.Load() }, log)
 }
 
 // linkChanged does what one change takes.
@@ -356,17 +391,17 @@ func (k *keeper) linkChanged(c link.Change) {
 	default:
 		log.Info("link takes no new flows", "reason", c.Reason)
 	}
-	if c.State == link.Down && one.Config.OnDown == config.LinkDownReset {
-		k.forgetFlows(one.Number, log)
+	if c.State == link.Down && one.Config.OnDown == config.LinkDownReset && !k.links.used(one.Number-1) {
+		k.forgetLost(one, log)
 	}
 	k.hooks.changed(c, one, k.cfg)
 }
 
-// forgetFlows has the kernel forget the flows of a link, beside the loop: there may be a hundred thousand.
-func (k *keeper) forgetFlows(number int, log *slog.Logger) {
+// forgetFlows has the kernel forget the flows of a link, beside the loop: there may be a hundred thousand. still is asked, there, before it does.
+func (k *keeper) forgetFlows(number int, still func() bool, log *slog.Logger) {
 	value, mask := k.cfg.Kernel.LinkMark(number), k.cfg.Kernel.LinkMarks
 	go func() {
-		n, err := k.kernel.ForgetFlows(value, mask)
+		n, err := k.kernel.ForgetFlows(value, mask, still)
 		switch {
 		case err != nil:
 			log.Error("flows of the link cannot be forgotten", "error", err)

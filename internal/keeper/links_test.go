@@ -150,6 +150,30 @@ func TestLinkOrders(t *testing.T) {
 	}
 }
 
+// Flows of a link that goes down when no other is up stay: the last resort goes on using it. When another comes up they are forgotten.
+func TestLastLinkDown(t *testing.T) {
+	fake := twoUplinks()
+	r := start(t, strings.Replace(twoLinks, ", on_link_down: keep", "", 1), fake)
+	r.linksAre("up", "up")
+	g := &gateway{r.keeper}
+	order := func(name, state string, want ...string) {
+		t.Helper()
+		if _, err := g.SetLink(t.Context(), admin.LinkWish{Link: name, State: state}); err != nil {
+			t.Fatal(err)
+		}
+		r.linksAre(want...)
+	}
+	order("fibre", "down", "down", "up")
+	waitFor(t, "flows of the first were forgotten", func() bool { return slices.Equal(fake.forgot(), []uint32{0x01000000}) })
+	order("cable", "down", "down", "down")
+	time.Sleep(50 * time.Millisecond)
+	if got := fake.forgot(); len(got) != 1 {
+		t.Errorf("flows of a link that is still used were forgotten: %#x", got)
+	}
+	order("fibre", "ready", "up", "down")
+	waitFor(t, "flows of the other were forgotten", func() bool { return slices.Equal(fake.forgot(), []uint32{0x01000000, 0x02000000}) })
+}
+
 // The flows of a link that has another number after a reload are forgotten, and a change of the mark bits is refused.
 func TestReloadOfLinks(t *testing.T) {
 	fake := twoUplinks()

@@ -176,6 +176,7 @@ func (p *provision) dismiss(why string) {
 func (k *keeper) commit(now time.Time) {
 	p := k.pending
 	p.plan = k.carryOver(p.plan, p.worker)
+	k.useLinks(p.links)
 	if err := k.applyNew(p.plan); err != nil {
 		p.dismiss("its configuration is not used")
 		k.giveUp(err)

@@ -46,7 +46,7 @@ type kernelHost interface {
 	Gateways() ([]plan.Gateway, error)
 	Counters(table string) (map[string]kernel.Count, error)
 	Traffic() (map[string]route.Traffic, error)
-	ForgetFlows(value, mask uint32) (int, error)
+	ForgetFlows(value, mask uint32, still func() bool) (int, error)
 	SetElements(table string, sets []plan.Set) error
 	ForgetForwarded(proto byte, servers []netip.AddrPort, unanswered bool) (int, error)
 }
@@ -178,6 +178,7 @@ func (k *keeper) repair() {
 	now := time.Now()
 	k.agenda.atLatest(taskRepair, now.Add(checkEvery))
 	changed := k.replan()
+	k.useLinks(k.links)
 	changes, err := k.kernel.Apply(k.plan)
 	k.noteRepairs(changes, causes, changed, now)
 	if err != nil {

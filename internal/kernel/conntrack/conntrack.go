@@ -62,7 +62,7 @@ func (c *Conn) Flush(bits uint32) (int, error) {
 	removed := 0
 	var errs []error
 	for ; bits != 0; bits &= bits - 1 {
-		n, err := c.FlushMarked(bits&-bits, bits&-bits)
+		n, err := c.FlushMarked(bits&-bits, bits&-bits, always)
 		removed += n
 		errs = append(errs, err)
 	}
@@ -71,24 +71,27 @@ func (c *Conn) Flush(bits uint32) (int, error) {
 
 // FlushMarked removes the entries whose mark has the value in the bits of mask, one by one and each by its tuple, zone and id, so
 // that no mistake of a kernel with the filter can empty the whole table. A value of 0 removes nothing. It returns how many it removed.
+// When the list has been read, still says whether they are to be removed after all: what begins later is not in it.
 //
 // The next packet of such a connection begins a new entry. One that was NATed gets another address or port then, so TCP is reset by its
 // peer, and UDP goes on.
-func (c *Conn) FlushMarked(value, mask uint32) (int, error) {
-	return c.flush(value, mask, func(wire.Attrs) bool { return true })
+func (c *Conn) FlushMarked(value, mask uint32, still func() bool) (int, error) {
+	return c.flush(value, mask, still, func(wire.Attrs) bool { return true })
 }
+
+func always() bool { return true }
 
 // FlushUnanswered is FlushMarked for those entries alone of which no answer was seen.
 func (c *Conn) FlushUnanswered(value, mask uint32) (int, error) {
-	return c.flush(value, mask, func(as wire.Attrs) bool { return as.BE32(statusOf)&seenReply == 0 })
+	return c.flush(value, mask, always, func(as wire.Attrs) bool { return as.BE32(statusOf)&seenReply == 0 })
 }
 
-func (c *Conn) flush(value, mask uint32, which func(wire.Attrs) bool) (int, error) {
+func (c *Conn) flush(value, mask uint32, still func() bool, which func(wire.Attrs) bool) (int, error) {
 	if value == 0 || value&^mask != 0 {
 		return 0, nil
 	}
 	list, err := c.marked(value, mask)
-	if err != nil {
+	if err != nil || !still() {
 		return 0, err
 	}
 	return c.remove(list, func(as wire.Attrs) bool { return as.BE32(markOf)&mask == value && which(as) })

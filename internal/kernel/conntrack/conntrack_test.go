@@ -59,14 +59,14 @@ func TestFlushTakesOnlyItsBit(t *testing.T) {
 		}
 	}
 	for _, bad := range [][2]uint32{{0, 0xff}, {0x100, 0xff}, {1, 3}} { // nothing, a value outside its mask, a value that nobody has
-		if got, err := c.FlushMarked(bad[0], bad[1]); err != nil || got != 0 {
+		if got, err := c.FlushMarked(bad[0], bad[1], always); err != nil || got != 0 {
 			t.Errorf("%x: removed %d, %v", bad, got, err)
 		}
 	}
 	if got, err := c.Flush(0); err != nil || got != 0 {
 		t.Errorf("no bit: removed %d, %v", got, err)
 	}
-	if got, err := c.FlushMarked(0x7f, 0xff); err != nil || got != 0 {
+	if got, err := c.FlushMarked(0x7f, 0xff, always); err != nil || got != 0 {
 		t.Errorf("not the whole value: removed %d, %v", got, err)
 	}
 	if got, err := c.Flush(3); err != nil || got != 1 {
