@@ -8,6 +8,7 @@ import (
 
 	"salp/internal/config"
 	"salp/internal/keeper"
+	"salp/internal/worker"
 )
 
 func newCheckCommand(env *environment) *cobra.Command {
@@ -27,6 +28,15 @@ func newCheckCommand(env *environment) *cobra.Command {
 					return tellFaults(env, err)
 				}
 			}
+			if !offline && state == "" { // before an upgrade it is for the new worker to read files: root does not
+				unread, err := worker.CheckFiles(cfg)
+				for _, name := range unread {
+					fmt.Fprintf(env.Stderr, "%s was not read: permission denied\n", name)
+				}
+				if err != nil {
+					return tellFaults(env, err)
+				}
+			}
 			if !offline {
 				if _, err := makePlan(cfg, runDir, false); err != nil {
 					return tellFaults(env, err)
@@ -40,7 +50,7 @@ func newCheckCommand(env *environment) *cobra.Command {
 	runDirFlag(cmd, &runDir)
 	cmd.Flags().StringVar(&state, "takes-over", "", "`file` with the state of a running gateway: check, too, that this program could take its place")
 	_ = cmd.Flags().MarkHidden("takes-over") // the running gateway asks this before an upgrade; the flag is there
-	cmd.Flags().BoolVar(&offline, "offline", false, "check the text alone, not whether this machine has the interfaces and addresses")
+	cmd.Flags().BoolVar(&offline, "offline", false, "check the text alone, not whether this machine has the interfaces, addresses and files")
 	return cmd
 }
 
