@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"salp/internal/config"
 )
@@ -61,6 +62,22 @@ func (c *Certificates) Set(name string, content []byte) error {
 
 // otherHalf says of a file of a pair that it may be wrong for a moment alone.
 func otherHalf(err error) error { return fmt.Errorf("%w (its other half may be about to change)", err) }
+
+// Invalid says of each certificate in force that no client takes at that time why not.
+func (c *Certificates) Invalid(now time.Time) (all []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, g := range c.good {
+		switch {
+		case g == nil || g.Leaf == nil:
+		case now.After(g.Leaf.NotAfter):
+			all = append(all, fmt.Sprintf("certificate %s has expired on %s", c.pairs[i].Certificate, g.Leaf.NotAfter.Format(time.RFC3339)))
+		case now.Before(g.Leaf.NotBefore):
+			all = append(all, fmt.Sprintf("certificate %s is not valid before %s", c.pairs[i].Certificate, g.Leaf.NotBefore.Format(time.RFC3339)))
+		}
+	}
+	return all
+}
 
 func (c *Certificates) load(i int) error {
 	pair := c.pairs[i]

@@ -296,6 +296,15 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("%q: %q, want %q", name, got, want)
 		}
 	}
+	for _, c := range []struct {
+		after time.Duration
+		want  string
+	}{{0, ""}, {2 * time.Hour, "has expired on"}, {-2 * time.Hour, "is not valid before"}} {
+		told := r.certs.Invalid(time.Now().Add(c.after))
+		if len(told) == 0 != (c.want == "") || c.want != "" && (len(told) != 2 || !strings.Contains(told[0], "a.pem "+c.want)) {
+			t.Errorf("after %v: %q", c.after, told)
+		}
+	}
 	cert, key := certificate(t, "b.example", "new.example")
 	if err := r.certs.Set("b.pem", cert); err == nil {
 		t.Error("a certificate fits the key of another")

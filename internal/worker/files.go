@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"salp/internal/config"
 	"salp/internal/errorpage"
@@ -44,8 +45,13 @@ func CheckFiles(cfg *config.Config) (unread []string, err error) {
 		for _, n := range cfg.Listeners {
 			at := config.Path{"listeners", n.Name}
 			if n.TLS != nil {
-				if _, err := tlsproxy.NewCertificates(n.TLS, s.files); err != nil {
+				c, err := tlsproxy.NewCertificates(n.TLS, s.files)
+				if err != nil {
 					fault(append(at, "tls"), err, "mend the files")
+					continue
+				}
+				for _, why := range c.Invalid(time.Now()) {
+					fault(append(at, "tls"), errors.New(why), "get a new one, or set this machine's clock")
 				}
 			}
 			var f *config.Error

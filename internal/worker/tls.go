@@ -2,6 +2,7 @@ package worker
 
 import (
 	"log/slog"
+	"time"
 
 	"salp/internal/config"
 	"salp/internal/dial"
@@ -24,6 +25,7 @@ func (s *services) tlsServers(listeners []*listen.Listener, log *slog.Logger) (m
 		if err != nil {
 			return nil, s.cfg.Fault(at, err.Error(), "mend the files")
 		}
+		warnInvalid(c, log)
 		o := tlsproxy.Options{Config: n, Listener: listeners[i], Certificates: c, Logger: log}
 		if a := n.TLS.ACME; a != nil && a.Authority != "" {
 			o.Authority = s.files[a.Authority]
@@ -41,10 +43,18 @@ func (s *services) tlsServers(listeners []*listen.Listener, log *slog.Logger) (m
 			if err := c.Set(name, s.files[name]); err != nil {
 				failed = err
 			}
+			warnInvalid(c, log)
 		}
 		return failed
 	})
 	return all, nil
+}
+
+// warnInvalid logs certificates that no client will take. They are used all the same: the clock may be what is wrong.
+func warnInvalid(c *tlsproxy.Certificates, log *slog.Logger) {
+	for _, why := range c.Invalid(time.Now()) {
+		log.Warn(why)
+	}
 }
 
 // upstream returns what puts TLS between a listener and its servers; nil: nothing does.
