@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -51,8 +52,10 @@ func TestTLSPrograms(t *testing.T) {
 	r.must(os.MkdirAll(filepath.Join(docs, "put"), 0o755))
 	large := bytes.Repeat([]byte("0123456789abcdef"), 5<<16)
 	r.must(os.WriteFile(filepath.Join(docs, "large"), large, 0o644))
-	r.must(os.WriteFile(filepath.Join(r.dir, "front.roots"), r.writeCertificate("front", "www.example"), 0o644))
-	r.must(os.WriteFile(filepath.Join(r.dir, "back.roots"), r.writeCertificate("back", "www.example"), 0o644))
+	front, back := r.writeCertificate("front", "www.example"), r.writeCertificate("back", "www.example")
+	r.must(os.WriteFile(filepath.Join(r.dir, "front.roots"), front, 0o644))
+	r.must(os.WriteFile(filepath.Join(r.dir, "back.roots"), back, 0o644))
+	r.put("roots.pem", string(front))
 	r.nginxTLS(docs, "back")
 	r.put("users", userLine(t, "ann", "secret"))
 	r.serve(80, lab.HTTP(10))
@@ -64,7 +67,7 @@ listeners:
     protocol: http
     pool: p
     tls: {certificates: [{certificate: front.pem, key: front.key}]}
-    upstream_tls: {authorities: back.pem}
+    upstream_tls: {authorities: roots.pem}
   proxy: {listen: ["10.0.1.1:3129"], protocol: http, access: hosts, auth: {basic: {file: users}}, tls: {certificates: [{certificate: front.pem, key: front.key}]}}
   passed: {intercept: {interfaces: [g0], ports: [443]}, source: client, source_port: keep, protocol: tls, access: names}
 pools: {p: {servers: ["10.0.2.2:443"]}}
@@ -76,6 +79,16 @@ logs: {access: {file: %s/access.log, format: "%%>Hs %%rm %%ru %%err_code"}}
 		return out, err
 	}
 	got := filepath.Join(r.dir, "got")
+	fetch := func() int {
+		out, _ := run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", filepath.Join(r.dir, "front.roots"), "--resolve", "www.example:443:10.0.1.1", "https://www.example/large")
+		status, _ := strconv.Atoi(out)
+		return status
+	}
+	if status := fetch(); status != 502 {
+		t.Errorf("a server that the roots do not know: %d", status)
+	}
+	r.put("roots.pem", string(back))
+	r.becomes("roots", fetch, 200)
 	for _, way := range []struct{ name, to, roots string }{{"ended", "10.0.1.1", "front.roots"}, {"passed", "10.0.2.2", "back.roots"}} {
 		roots := filepath.Join(r.dir, way.roots)
 		curl := []string{"-sSf", "--cacert", roots, "--resolve", "www.example:443:" + way.to}
