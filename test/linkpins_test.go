@@ -216,6 +216,12 @@ access:
 	o.wantPings("virtua")
 	s.setLink("virtua", "down")
 	o.wantPins(3, cases)
+	if st, _ := s.status(); st.Linkless == nil || st.Linkless.Refused < 10 || st.Linkless.Dropped < 10 {
+		t.Errorf("status: %+v", st.Linkless)
+	}
+	if out, _ := o.command("link", "--run-dir", s.dir); !strings.Contains(out, "packets refused: no link was up") || !strings.Contains(out, "packets dropped by rules with blackhole") {
+		t.Error(out)
+	}
 }
 
 // wantPings has a ping of each family leave by the link.

@@ -62,6 +62,7 @@ What was set stays over reloads, upgrades and restarts of the gateway, until it 
 				return printJSON(env.Stdout, links)
 			}
 			printLinks(env.Stdout, links, status.Links, time.Now())
+			printLinkless(env.Stdout, status.Linkless)
 			printHistory(env.Stdout, links)
 			return nil
 		},
@@ -100,6 +101,19 @@ func printLinks(w io.Writer, links, all []admin.Link, now time.Time) {
 		for _, line := range linkNotes(l, now) {
 			fmt.Fprintf(w, "    %s %s\n", p.dim(l.Name+":"), line)
 		}
+	}
+}
+
+// printLinkless says what got no link, if anything did.
+func printLinkless(w io.Writer, n *admin.Linkless) {
+	if n == nil {
+		return
+	}
+	if n.Refused > 0 {
+		fmt.Fprintf(w, "    %d packets refused: no link was up that their flow may use\n", n.Refused)
+	}
+	if n.Dropped > 0 {
+		fmt.Fprintf(w, "    %d packets dropped by rules with blackhole\n", n.Dropped)
 	}
 }
 

@@ -62,6 +62,7 @@ func printStatus(w io.Writer, s *admin.Status) {
 	if len(s.Links) > 0 {
 		fmt.Fprintln(w)
 		printLinks(w, s.Links, s.Links, time.Now())
+		printLinkless(w, s.Linkless)
 	}
 	if len(s.Pools) > 0 {
 		fmt.Fprintln(w)

@@ -35,6 +35,12 @@ type Link struct {
 	History []LinkChange `json:"history,omitempty"` // the last changes, oldest first
 }
 
+// Linkless is what got no link, as the kernel counts it, since the links' table was made.
+type Linkless struct {
+	Refused uint64 `json:"refused"` // packets that began a flow which no link was up for
+	Dropped uint64 `json:"dropped"` // packets that a rule sent to blackhole
+}
+
 // LinkTarget is one target of a link's probes.
 type LinkTarget struct {
 	Name  string `json:"name"`            // "ping 9.9.9.9"

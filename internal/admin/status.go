@@ -26,6 +26,7 @@ type Status struct {
 	Listeners  []Listener `json:"listeners"`
 	Pools      []Pool     `json:"pools,omitempty"`
 	Links      []Link     `json:"links,omitempty"`
+	Linkless   *Linkless  `json:"linkless,omitempty"` // what got none of the links
 	Kernel     Kernel     `json:"kernel"`
 }
 

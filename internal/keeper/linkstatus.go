@@ -52,11 +52,11 @@ func (k *keeper) setLink(w admin.LinkWish, now time.Time) (a admin.LinkAnswer, e
 	return a, nil
 }
 
-// linkStatus describes the links.
-func (k *keeper) linkStatus(now time.Time) []admin.Link {
+// linkStatus describes the links, and what got none.
+func (k *keeper) linkStatus(now time.Time) ([]admin.Link, *admin.Linkless) {
 	l := k.links
 	if !l.any() {
-		return nil
+		return nil, nil
 	}
 	total := 0
 	facts := l.set.Facts()
@@ -65,7 +65,7 @@ func (k *keeper) linkStatus(now time.Time) []admin.Link {
 			total += f.Weight
 		}
 	}
-	counts := k.linkCounters()
+	counts, none := k.linkCounters()
 	k.readTraffic()
 	var all []admin.Link
 	for i, one := range l.set.Links() {
@@ -80,7 +80,7 @@ func (k *keeper) linkStatus(now time.Time) []admin.Link {
 		s.Flows, s.Leaked = counts[one.Number].Flows, counts[one.Number].Leaked
 		all = append(all, s)
 	}
-	return all
+	return all, none
 }
 
 // describeLink says what is known of one link.
@@ -121,17 +121,17 @@ func describeLink(one *link.Link, now time.Time) admin.Link {
 }
 
 // linkCounters reads what the kernel counts, by the numbers of links. There is nothing to read before the plan is applied.
-func (k *keeper) linkCounters() map[int]linkCount {
+func (k *keeper) linkCounters() (map[int]linkCount, *admin.Linkless) {
 	all := map[int]linkCount{}
 	counts, err := k.kernel.Counters(plan.LinksTable(k.cfg.Kernel.NFTable))
 	if err != nil {
 		k.log.Debug("counters of links cannot be read", "error", err)
-		return all
+		return all, nil
 	}
 	for i, l := range k.cfg.Links {
 		all[i+1] = linkCount{Flows: counts[plan.LinkFlows(l.Name)].Packets, Leaked: counts[plan.LinkLeaked(l.Name)].Packets}
 	}
-	return all
+	return all, &admin.Linkless{Refused: counts[plan.LinksRefused].Packets, Dropped: counts[plan.LinksDropped].Packets}
 }
 
 // linkCount is what the kernel counts of one link.

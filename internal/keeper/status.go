@@ -136,7 +136,7 @@ func (k *keeper) status(now time.Time, compare bool) admin.Status {
 	if k.cfg == nil {
 		return s
 	}
-	s.Links = k.linkStatus(now)
+	s.Links, s.Linkless = k.linkStatus(now)
 	for _, l := range k.cfg.Listeners {
 		described := describe(l, k.ports[l.Name])
 		described.Counters = k.totals.of(l.Name, k.workers)

@@ -39,9 +39,10 @@ func full() *admin.Status {
 		},
 		Listeners: []admin.Listener{{Name: "mail", Mode: "explicit", Source: "client", Pool: "mail", Limits: admin.Limits{Connections: 100, PerClient: 10, Rate: 50, ClientRate: 5},
 			Counters: control.Listener{Accepted: 80, Active: 8, BytesIn: 800, BytesOut: 8000, Retries: 6, PortKept: 60, PortFallbacks: 3, Errors: map[string]uint64{control.ErrorIdle: 1}}}},
-		Pools:  []admin.Pool{{Name: "mail", Servers: []admin.PoolServer{server}, Queued: 1, QueueTimeouts: 2, QueueFull: 3, NoServer: 4}},
-		Links:  []admin.Link{{Name: "isp", Up: true, Weight: 5, RTT: 0.01, Loss: 0.5, Downs: 1, Flows: 10, BytesIn: 20, BytesOut: 30}},
-		Kernel: admin.Kernel{Needed: true, Repaired: 6, Error: "refused"},
+		Pools:    []admin.Pool{{Name: "mail", Servers: []admin.PoolServer{server}, Queued: 1, QueueTimeouts: 2, QueueFull: 3, NoServer: 4}},
+		Links:    []admin.Link{{Name: "isp", Up: true, Weight: 5, RTT: 0.01, Loss: 0.5, Downs: 1, Flows: 10, BytesIn: 20, BytesOut: 30}},
+		Linkless: &admin.Linkless{Refused: 3, Dropped: 4},
+		Kernel:   admin.Kernel{Needed: true, Repaired: 6, Error: "refused"},
 	}
 }
 

@@ -268,6 +268,18 @@ var linkFamilies = []family{
 	ofLink("salp_link_bytes_out_total", "Bytes that went by a link.", counter, func(l *admin.Link) float64 { return float64(l.BytesOut) }),
 	ofLink("salp_link_leaked_packets_total", "Packets that were dropped because they would have left with a source that is not the link's.", counter,
 		func(l *admin.Link) float64 { return float64(l.Leaked) }),
+	{"salp_links_refused_packets_total", "Packets that were refused because no link was up that their flow may use.", counter, nil, "",
+		func(s *admin.Status, emit emit) {
+			if s.Linkless != nil {
+				emit(float64(s.Linkless.Refused))
+			}
+		}},
+	{"salp_links_blackhole_packets_total", "Packets that a rule of `balance` sent to `blackhole`.", counter, nil, "",
+		func(s *admin.Status, emit emit) {
+			if s.Linkless != nil {
+				emit(float64(s.Linkless.Dropped))
+			}
+		}},
 }
 
 func ofLink(name, help string, kind prometheus.ValueType, value func(*admin.Link) float64) family {

@@ -115,10 +115,10 @@ func (r *linkRecipe) rules(c linkChoice, f Family, both bool) []NFTRule {
 	}
 	switch {
 	case c.kind == refuse: // TCP by a reset: the kernel bounds the rate of its ICMP errors, and clients would wait
-		return append(with("no link is up for it", L4Proto{Protos: []byte{TCP}}, Counter{Name: refusedFlows}, RejectReset{}),
-			with("no link is up for it", Counter{Name: refusedFlows}, Reject{})...)
+		return append(with("no link is up for it", L4Proto{Protos: []byte{TCP}}, Counter{Name: LinksRefused}, RejectReset{}),
+			with("no link is up for it", Counter{Name: LinksRefused}, Reject{})...)
 	case c.kind == discard:
-		return with("not to leave", Counter{Name: droppedFlows}, Verdict{Word: "drop"})
+		return with("not to leave", Counter{Name: LinksDropped}, Verdict{Word: "drop"})
 	case c.kind == toMain:
 		return with("no link is up: the host's own table decides", back)
 	}

@@ -97,8 +97,8 @@ func (u *uplink) leaked() string { return "leaked-" + u.name }
 
 // Counters of the links' table that are not of a link.
 const (
-	refusedFlows = "refused"
-	droppedFlows = "dropped"
+	LinksRefused = "refused" // packets that began a flow for which no link was up
+	LinksDropped = "dropped" // packets of flows that a rule sends to blackhole
 )
 
 // LinkFlows is the name of the counter, in the links' table, of the flows that a link was given; LinkLeaked of the packets that were kept
@@ -119,7 +119,7 @@ func familyDigit(f Family) string {
 }
 
 func (r *linkRecipe) table() Table {
-	t := Table{Name: LinksTable(r.cfg.Kernel.NFTable), Counters: []string{refusedFlows, droppedFlows}}
+	t := Table{Name: LinksTable(r.cfg.Kernel.NFTable), Counters: []string{LinksRefused, LinksDropped}}
 	for _, u := range r.links {
 		t.Counters = append(t.Counters, u.flows(), u.leaked())
 	}
