@@ -40,6 +40,15 @@ listeners:
     not_http: close
     access: verified
     http: {timeouts: {head: 1s, keepalive: 1s}}
+  named:
+    intercept: {interfaces: [g0], ports: [84]}
+    source: client
+    protocol: http
+    not_http: close
+    http: {destination: host}
+    errors: {server_failure: page}
+    routes:
+      - {host: [img.example], path: ["/static/*"], destination: host, rewrite: {host: moved.example, strip: /static, prepend: /v2}}
   edge:
     listen: ["10.0.1.1:8080"]
     protocol: http
@@ -66,6 +75,7 @@ func newWire(t *testing.T) *wire {
 	w := &wire{rig: newRig(t, 1), raw: make(chan *net.TCPConn)}
 	w.serve(80, tellHTTP)
 	w.serve(83, tellHTTP)
+	w.serve(84, tellHTTP)
 	w.serve(portSink, func(c *net.TCPConn) {
 		n, _ := io.Copy(io.Discard, c)
 		w.sunk.Add(n)
@@ -95,7 +105,7 @@ func TestHTTPWire(t *testing.T) {
 		run  func(*wire)
 	}{
 		{"pipelining", (*wire).pipelining}, {"expect", (*wire).expect}, {"half-close", (*wire).halfClose}, {"early response", (*wire).earlyResponse}, {"trailers", (*wire).trailers},
-		{"upgrade", (*wire).upgrade}, {"smuggling", (*wire).smuggling}, {"not HTTP", (*wire).opaque}, {"undecided", (*wire).undecided}, {"host verified", (*wire).hostVerified},
+		{"upgrade", (*wire).upgrade}, {"smuggling", (*wire).smuggling}, {"not HTTP", (*wire).opaque}, {"undecided", (*wire).undecided}, {"host verified", (*wire).hostVerified}, {"host", (*wire).byHost},
 		{"rate", (*wire).rateOfClients}, {"via", (*wire).via}, {"slow-loris", (*wire).slowLoris}, {"addresses", (*wire).addresses}, {"idle", (*wire).manyIdle},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -377,6 +387,49 @@ func (w *wire) hostVerified() {
 	for end := time.Now().Add(patience); ask("moves.example") != "403"; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.Fatal("a name that has moved is taken for verified still")
+		}
+	}
+}
+
+// byHost: where the host that is asked for decides, the address that the client dialled does not, not even one that nobody has.
+func (w *wire) byHost() {
+	w.dns.Set("here.example", time.Second, "10.0.2.2", "fd00:2::2")
+	w.dns.Set("six.example", time.Second, "fd00:2::2")
+	w.dns.Set("moved.example", time.Second, "10.0.2.2")
+	w.dns.Set("self.example", time.Second, "10.0.1.1")
+	for _, test := range []struct {
+		request, host string
+		status        int
+		want          string // of what the server got
+		port          uint16
+	}{
+		{"GET /x", "here.example", 200, "GET /x HTTP/1.1\r\nHost: here.example\r\n\r\n", 84},
+		{"GET /x", "here.example:80", 200, "GET /x HTTP/1.1\r\nHost: here.example:80\r\n\r\n", 80},
+		{"GET /x", "10.0.2.2", 200, "GET /x HTTP/1.1\r\nHost: 10.0.2.2\r\n\r\n", 84},
+		{"GET http://here.example/y?z", "here.example", 200, "GET /y?z HTTP/1.1\r\nHost: here.example\r\n\r\n", 80},
+		{"GET /static/a?b", "img.example", 200, "GET /v2/a?b HTTP/1.1\r\nHost: moved.example\r\n\r\n", 80},
+		{"GET /static/a", "nobody.example", 502, "", 0},
+		{"GET /", "six.example", 502, "", 0}, // a client of IPv4 cannot be seen by a server of IPv6 alone
+		{"GET /", "", 400, "", 0},
+		{"GET /", "self.example:8080", 508, "", 0},
+	} {
+		c := w.dial(at("10.0.2.77", 84))
+		_, err := fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: %s\r\n\r\n", test.request, test.host)
+		w.must(err)
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		w.must(err)
+		body, err := io.ReadAll(response.Body)
+		w.must(err)
+		line, head, _ := strings.Cut(string(body), "\n")
+		if response.StatusCode != test.status || test.status == 200 && head != test.want {
+			w.Errorf("%s of %q: %s %.300q, want %d %q", test.request, test.host, response.Status, body, test.status, test.want)
+			continue
+		}
+		if test.status != 200 {
+			continue
+		}
+		if seen, err := lab.ParseTold(line); err != nil || seen.From.Addr() != lab.Local(c).Addr() || seen.To.Port() != test.port {
+			w.Errorf("%s of %q: the server was %s and saw %s, want port %d and the client's address: %v", test.request, test.host, seen.To, seen.From, test.port, err)
 		}
 	}
 }

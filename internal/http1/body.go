@@ -181,12 +181,9 @@ func (b *Body) afterSize(c byte) *Error {
 	case c == ';':
 		b.state = extension
 	case c == '\r':
-		if b.state == padding && !b.answer {
-			return ErrChunkSize
-		}
 		b.state = sizeLF
-	case blank(c):
-		b.state = padding // a blank before the ; of an extension is bad style (BWS) and no more
+	case blank(c) && b.answer: // before an extension a sender must not put one, and a recipient may bear it (RFC 9112 7.1.1): net/http does not
+		b.state = padding
 	case c == '\n':
 		return ErrBareLF
 	default:

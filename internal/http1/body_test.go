@@ -19,7 +19,7 @@ func TestChunkedBodies(t *testing.T) {
 		{"5\r\nhello\r\n" + end + "GET", "hello", "GET", nil},
 		{"1\r\na\r\n00A\r\n0123456789\r\n" + end, "a0123456789", "", nil},
 		{"a;x=y;z=\"q;\xff\"\r\n0123456789\r\n" + end, "0123456789", "", nil},
-		{"1 ;x\r\na\r\n" + end, "a", "", nil},
+		{"1 ;x\r\na\r\n" + end, "", "", ErrChunkSize},
 		{"1\r\na\r\n0\r\nA: b\r\nC:\r\n\r\nx", "a", "x", nil},
 		{"1\r\na\r\n000000\r\n\r\nx", "a", "x", nil},
 		{"\r\n", "", "", ErrChunkSize},
@@ -72,6 +72,10 @@ func TestChunkedBodies(t *testing.T) {
 	b := Body{kind: chunked, answer: true}
 	if _, err := b.Next([]byte("5 \t \r\nhello\r\n"+end), &small, nil); err != nil || !b.Done() {
 		t.Errorf("a server that pads its sizes: %v", err)
+	}
+	b = Body{kind: chunked, answer: true}
+	if _, err := b.Next([]byte("5 ;x\r\nhello\r\n"+end), &small, nil); err != nil || !b.Done() {
+		t.Errorf("a server that pads its extensions: %v", err)
 	}
 }
 

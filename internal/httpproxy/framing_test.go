@@ -190,7 +190,7 @@ var badChunks = []struct {
 	text     string
 	response bool // borne there
 }{
-	{text: "g\r\n"}, {text: "0x1\r\na\r\n"}, {text: "+1\r\na\r\n"}, {text: "-1\r\n"}, {text: " 1\r\na\r\n"}, {text: "1 \r\na\r\n", response: true}, {text: "1 1\r\n"}, {text: "1_0\r\n"}, {text: ";x\r\n"}, {text: "\r\n"},
+	{text: "g\r\n"}, {text: "0x1\r\na\r\n"}, {text: "+1\r\na\r\n"}, {text: "-1\r\n"}, {text: " 1\r\na\r\n"}, {text: "1 \r\na\r\n", response: true}, {text: "1 ;x\r\na\r\n", response: true}, {text: "1 1\r\n"}, {text: "1_0\r\n"}, {text: ";x\r\n"}, {text: "\r\n"},
 	{text: "1\na\n"}, {text: "1\r\na\n"}, {text: "1\r\nab\r\n"}, {text: "1\r\na\rb"}, {text: "1;\x00\r\na\r\n"}, {text: "1;x\ny\r\na\r\n"}, {text: "1;x\ry\r\na\r\n"}, {text: "1;" + strings.Repeat("x", 2000)},
 	{text: "fffffffffffffffff\r\n"}, {text: "10000000000000001\r\na"}, {text: "00000000000000000000001\r\na"}, {text: "0\r\n\n"}, {text: "0\n\n"}, {text: "0\r\nX : y\r\n\r\n"}, {text: "0\r\n X: y\r\n\r\n"}, {text: "0\r\nX: y\n\r\n"},
 	{text: "0\r\nX: y\r\n z\r\n\r\n"}, {text: "0\r\nX: \x00\r\n\r\n"}, {text: "0\r\nX\r\n\r\n"}, {text: "0\r\n: y\r\n\r\n"}, {text: "0\r\nX: " + strings.Repeat("y", 70000)}, {text: "0\r\n" + strings.Repeat("X: y\r\n", 201)},
