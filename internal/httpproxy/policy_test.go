@@ -206,3 +206,46 @@ func TestRequestLimits(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 }
+
+// Rules ask about the server that is connected to: where the host decides, that is not the address that the client dialled.
+func TestRulesAskAboutTheServer(t *testing.T) {
+	first, second := serveAt(t, "127.0.0.3:80", echo), serveAt(t, "127.0.0.4:8080", echo)
+	names := map[string][]string{"first.example": {"127.0.0.3"}, "second.example": {"127.0.0.4"}}
+	const rules = `
+access:
+  rules:
+    - deny: {not_ports: [80]}
+    - deny: {to: [127.0.0.4]}
+    - deny: {to: [127.0.0.3], content_type: [video/*]}
+    - allow: {from: [127.0.0.0/8]}
+`
+	type ask struct {
+		target, host string
+		status       int
+	}
+	for _, test := range []struct {
+		name, more, original string
+		asks                 []ask
+	}{
+		{"by host", ", http: {destination: host}", "127.0.0.9:80", []ask{
+			{"/", "first.example", 200}, {"/", "first.example:8080", 403}, {"/", "second.example:8080", 403}, {"/", "second.example", 403}, {"/", "127.0.0.4", 403}, {"http://first.example/", "first.example", 200},
+		}},
+		{"by host, another port", ", http: {destination: host}", "127.0.0.9:81", []ask{{"/", "first.example", 403}, {"/", "first.example:80", 200}, {"http://first.example/", "first.example", 200}}},
+		{"as dialled", "", first, []ask{{"/", "first.example", 200}, {"/", "second.example:8080", 200}}}, // a name is a claim
+		{"as dialled, to another", "", second, []ask{{"/", "first.example:80", 403}}},
+		{"a route by host", ", routes: [{path: [/r/*], destination: host}]", first, []ask{{"/", "second.example:8080", 200}, {"/r/", "second.example:8080", 403}, {"/r/", "second.example", 403}, {"/r/", "first.example", 200}}},
+		{"a route as dialled", ", http: {destination: host}, routes: [{path: [/r/*], destination: original}]", second, []ask{{"/", "first.example:80", 200}, {"/r/", "first.example:80", 403}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := start(t, intercepting(", not_http: close, access: rules"+test.more)+rules, options{original: test.original, names: names})
+			for _, a := range test.asks {
+				c := r.dial()
+				c.send("GET " + a.target + " HTTP/1.1\r\nHost: " + a.host + "\r\n\r\n")
+				if got := c.wantStatus(a.status); got.StatusCode != a.status {
+					t.Errorf("%s of %s: %d", a.target, a.host, got.StatusCode)
+				}
+				c.Close()
+			}
+		})
+	}
+}

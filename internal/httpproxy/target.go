@@ -67,8 +67,7 @@ func (c *conn) decide(l *engine.Loop, r *http1.Request, data []byte) verdict {
 		}
 	}
 	if p.Shared.Access != nil || p.Shared.Routes != nil {
-		c.gather(r, host, port)
-		if v := c.judge(l, data, host); v != forward {
+		if v := c.judge(l, r, data, host, port); v != forward {
 			return v
 		}
 	}
@@ -123,7 +122,7 @@ func (c *conn) port(r *http1.Request) uint16 {
 			return uint16(n)
 		}
 	}
-	if c.proxy.Config.Intercept != nil {
+	if c.proxy.Config.Intercept != nil && r.Form != http1.Absolute {
 		return c.flow.Original.Port()
 	}
 	return portIn("", c.secure())
@@ -191,8 +190,19 @@ func sameName(b []byte, name string) bool {
 	return true
 }
 
-// gather gathers the facts that are known of the request.
-func (c *conn) gather(r *http1.Request, host string, port uint16) {
+// byName says whether a request goes to the host that it names: then that is the server that rules ask about. route is -1 for none; one that leads to a place that
+// the configuration names changes nothing.
+func (p *Proxy) byName(route int) bool {
+	if route >= 0 {
+		if rt := &p.Config.Routes[route]; rt.Pool == "" && (rt.Rewrite == nil || rt.Rewrite.Host == "") {
+			return rt.Destination == config.DestinationHost
+		}
+	}
+	return p.Config.Pool == "" && p.Config.DestinationOf() == config.DestinationHost
+}
+
+// gather gathers the facts that are known of the request, which goes to the host that it names or not.
+func (c *conn) gather(r *http1.Request, host string, port uint16, byName bool) {
 	p := c.proxy
 	path := r.Path.Of(r.Raw)
 	if i := bytes.IndexByte(path, '?'); i >= 0 {
@@ -210,23 +220,50 @@ func (c *conn) gather(r *http1.Request, host string, port uint16) {
 		f.Missing = access.Response
 	}
 	if p.Config.Intercept != nil {
-		f.Server, f.Port = c.flow.Original.Addr(), c.flow.Original.Port()
 		f.Missing |= access.Verification
-		return
+	} else {
+		f.HostVerified = true // a host that we look up ourselves is the one that is connected to
 	}
-	f.HostVerified = true // a host that we look up ourselves is the one that is connected to
-	if p.Config.Pool == "" {
+	switch {
+	case byName:
 		f.Missing |= access.Address
+	case p.Config.Intercept != nil:
+		f.Server, f.Port = c.flow.Original.Addr(), c.flow.Original.Port()
 	}
 }
 
-// judge asks the access rules and the routes, and finds out what they want to know.
-func (c *conn) judge(l *engine.Loop, data []byte, host string) verdict {
+// judge asks the access rules and the routes, and finds out what they want to know. Where a route leads to another server than the rules were asked about,
+// they are asked again.
+func (c *conn) judge(l *engine.Loop, r *http1.Request, data []byte, host string, port uint16) verdict {
+	p, ex := c.proxy, c.ex
+	byName := p.byName(-1)
+	c.gather(r, host, port, byName)
+	if v := c.allowed(l, data, host); v != forward {
+		return v
+	}
+	for p.Shared.Routes != nil {
+		route, needs := p.Shared.Routes.Choose(&p.work.target.facts)
+		if needs == 0 {
+			ex.route = int16(route) + 1
+			break
+		}
+		if answer := c.findOut(l, data, host, needs); answer != forward {
+			return answer
+		}
+	}
+	if p.Shared.Access != nil && p.byName(int(ex.route)-1) != byName {
+		c.gather(r, host, port, !byName)
+		return c.allowed(l, data, host)
+	}
+	return forward
+}
+
+// allowed asks the access rules.
+func (c *conn) allowed(l *engine.Loop, data []byte, host string) verdict {
 	p, ex := c.proxy, c.ex
 	t := &p.work.target
-	f := &t.facts
 	for p.Shared.Access != nil {
-		v := p.Shared.Access.Decide(f)
+		v := p.Shared.Access.Decide(&t.facts)
 		if more := v.Needs &^ access.Response; more != 0 {
 			if answer := c.findOut(l, data, host, more); answer != forward {
 				return answer
@@ -245,16 +282,6 @@ func (c *conn) judge(l *engine.Loop, data []byte, host string) verdict {
 			p.Rule.Mark(&t.decision, v.Marking)
 		}
 		break
-	}
-	for p.Shared.Routes != nil {
-		route, needs := p.Shared.Routes.Choose(f)
-		if needs == 0 {
-			ex.route = int16(route) + 1
-			break
-		}
-		if answer := c.findOut(l, data, host, needs); answer != forward {
-			return answer
-		}
 	}
 	return forward
 }
@@ -277,8 +304,9 @@ func (c *conn) findOut(l *engine.Loop, data []byte, host string, needs access.Ne
 	}
 	if f.Missing&access.Verification != 0 {
 		f.HostVerified = n.has(c.flow.Original.Addr())
-	} else if a, ok := n.pick(c.family()); ok {
-		f.Server = a
+	}
+	if f.Missing&access.Address != 0 {
+		f.Server, _ = n.pick(c.family())
 	}
 	f.Missing &^= access.Address | access.Verification
 	return forward
@@ -292,14 +320,15 @@ func (c *conn) judged(l *engine.Loop, response *http1.Response) bool {
 		return c.badResponse(l)
 	}
 	t := &p.work.target
-	c.gather(r, access.Host(view(r.Host)), c.port(r))
+	byName := p.byName(int(ex.route) - 1)
+	c.gather(r, access.Host(view(r.Host)), c.port(r), byName)
 	t.facts.Missing = 0
 	if n := c.lookup; n != nil {
 		if p.Config.Intercept != nil {
 			t.facts.HostVerified = n.has(c.flow.Original.Addr())
 		}
 	}
-	if p.Config.Intercept == nil {
+	if p.Config.Intercept == nil || byName {
 		t.facts.Server = c.up.key.server.Addr()
 	}
 	t.facts.ContentType = access.MediaType(view(response.Known(http1.ContentType)))
