@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"salp/internal/listen"
 )
@@ -199,6 +198,8 @@ var badChunks = []struct {
 // A chunked body that turns out to be wrong when a part of it is through already: a request is refused, and its server sees a reset, never a whole
 // request; of a response the client sees a reset, never a whole response.
 func TestBadChunks(t *testing.T) {
+	const begun = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nz\r\n"
+	shown := make(chan struct{}, 1)
 	resets := make(chan error, 1)
 	got := make(chan string, 1)
 	server := serve(t, func(p *peer) {
@@ -206,9 +207,8 @@ func TestBadChunks(t *testing.T) {
 		if strings.HasPrefix(head, "GET") {
 			i := 0
 			fmt.Sscanf(head, "GET /%d", &i)
-			p.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nz\r\n")
-			p.SetNoDelay(true)
-			time.Sleep(time.Millisecond)
+			p.send(begun)
+			<-shown
 			p.inPieces(badChunks[i].text+"0\r\n\r\n", 1<<20)
 			io.Copy(io.Discard, p)
 			return
@@ -238,6 +238,8 @@ func TestBadChunks(t *testing.T) {
 		}
 		c = r.dial()
 		c.send(fmt.Sprintf("GET /%d HTTP/1.1\r\nHost: a\r\n\r\n", i))
+		c.want(begun)
+		shown <- struct{}{}
 		c.wantReset()
 		c.Close()
 	}
