@@ -116,6 +116,7 @@ haproxy: 2.6
 salp: 1
 transparent: clients dial the server, the server sees the client's address
 explicit: clients dial the proxy, the server sees the proxy's address
+pools: clients dial the gateway, which spreads them over three servers, in turn; these see the client's address (direct: clients dial one server)
 links: the gateway forwards, no proxy: by two ways of which each flow is given one (salp), or by one; the goal is about the whole machine's time
 
 connect, transparent: a connection for each 1 KiB response, 64 at once

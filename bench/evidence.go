@@ -22,7 +22,8 @@ type evidence struct {
 	seen       traffic.Seen      // what the server saw
 	clients    []netip.Addr
 	outside    netip.Addr
-	ways       []netip.Addr // addresses of the gateway, one for each way to the server
+	servers    []netip.AddrPort // in the mode pools
+	ways       []netip.Addr     // addresses of the gateway, one for each way to the server
 }
 
 // stray is how many packets may have been forwarded past a proxy for each connection it carried: resets and the like.
@@ -43,6 +44,8 @@ func (e evidence) proxied() error {
 		return fmt.Errorf("the proxy holds %d sockets to clients and %d to the server for %d connections", e.clientHalf, e.serverHalf, e.answered)
 	case e.mode == transparent:
 		return e.sawOnly(e.clients...)
+	case e.mode == pools:
+		return e.spread()
 	}
 	return e.sawOnly(e.outside)
 }
@@ -84,8 +87,11 @@ func (e evidence) translated() error {
 	if err := e.noProxy(); err != nil {
 		return err
 	}
-	if e.mode == transparent {
+	switch e.mode {
+	case transparent:
 		return e.sawOnly(e.clients...)
+	case pools:
+		return e.spread()
 	}
 	return e.sawOnly(e.outside)
 }
@@ -133,7 +139,7 @@ func (n *network) halves(pids []int) (client, server int, err error) {
 	for _, s := range sockets {
 		switch {
 		case s.Listening || !open.Holds(s):
-		case s.Remote == n.server:
+		case s.Remote == n.server, slices.Contains(n.servers, s.Remote):
 			server++
 		case slices.Contains(n.clients, s.Remote.Addr()):
 			client++

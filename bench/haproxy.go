@@ -25,13 +25,17 @@ defaults
 	timeout http-keep-alive 300s
 listen bench
 	bind %s
-%s%s	server one %s
-`
+%s%s%s`
 
 func (h *haproxy) config(n *network, m mode) string {
-	bind, source, splice := n.inside.String(), "", ""
+	bind, source, splice, servers := n.inside.String(), "", "", fmt.Sprintf("\tserver one %s\n", n.server)
 	if m == transparent {
 		bind = fmt.Sprintf("127.0.0.1:%d transparent", arrival)
+	}
+	if m == pools {
+		servers = "\tbalance roundrobin\n" + n.serverLines()
+	}
+	if m != explicit {
 		source = "\tsource 0.0.0.0 usesrc clientip\n"
 	}
 	if h.splice {
@@ -41,13 +45,18 @@ func (h *haproxy) config(n *network, m mode) string {
 	if n.http {
 		mode = "http"
 	}
-	return fmt.Sprintf(haproxyConfig, proxyLoops, mode, bind, source, splice, n.server)
+	return fmt.Sprintf(haproxyConfig, proxyLoops, mode, bind, source, splice, servers)
 }
 
 func (h *haproxy) start(ctx context.Context, n *network, m mode) error {
 	if m == transparent {
 		take := fmt.Sprintf("\t\tiifname %s tcp dport %d tproxy ip to 127.0.0.1:%d meta mark set 1 accept\n", n.incoming, n.server.Port(), arrival)
 		if err := deliver(ctx, n, fmt.Sprintf(divert, take, "")); err != nil {
+			return err
+		}
+	}
+	if m == pools {
+		if err := answersHere(ctx, n); err != nil {
 			return err
 		}
 	}

@@ -24,6 +24,17 @@ const (
 	farServer     = "203.0.113.2" // on the server, beyond both ways
 )
 
+// suit gives the network what a mode takes more than others.
+func (n *network) suit(m mode) error {
+	switch m {
+	case links:
+		return n.twoWays()
+	case pools:
+		return n.severalServers()
+	}
+	return nil
+}
+
 // twoWays gives the gateway a second way to the server, and the server an address that both lead to.
 func (n *network) twoWays() error {
 	if err := n.Join(n.Gateway, "g2", n.Server(), "e2"); err != nil {

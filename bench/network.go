@@ -16,14 +16,15 @@ import (
 // nothing (TIME_WAIT sockets, conntrack entries, rules) is left of the one before.
 type network struct {
 	*lab.Net
-	clients  []netip.Addr   // addresses of the client
-	server   netip.AddrPort // where the server listens
-	inside   netip.AddrPort // the gateway, for clients that dial it
-	outside  netip.Addr     // the gateway, as the server sees it
-	ways     []netip.Addr   // and in the mode links, by each way
-	dir      string         // for files, readable by all
-	incoming string         // the gateway's interface to the client
-	http     bool           // the traffic is HTTP, and peers are to treat it as such
+	clients  []netip.Addr     // addresses of the client
+	server   netip.AddrPort   // where the server listens
+	servers  []netip.AddrPort // in the mode pools: all of them
+	inside   netip.AddrPort   // the gateway, for clients that dial it
+	outside  netip.Addr       // the gateway, as the server sees it
+	ways     []netip.Addr     // and in the mode links, by each way
+	dir      string           // for files, readable by all
+	incoming string           // the gateway's interface to the client
+	http     bool             // the traffic is HTTP, and peers are to treat it as such
 }
 
 // clientAddresses is how many addresses the client has: with few, their ports would run out in the row with a connection for
@@ -128,7 +129,7 @@ func (n *network) target(p peer, m mode) netip.AddrPort {
 	if s, isSalp := p.(*salpPeer); isSalp && s.kernel {
 		return n.inside
 	}
-	if _, isDirect := p.(*direct); isDirect || m != explicit {
+	if _, isDirect := p.(*direct); isDirect || m != explicit && m != pools {
 		return n.server
 	}
 	return n.inside

@@ -38,9 +38,9 @@ type contender struct {
 func contenders(salp string) []contender {
 	return []contender{
 		{name: "direct", note: "forwarded by the kernel, no proxy: the limit", modes: modes, make: func() peer { return &direct{} }},
-		{name: "haproxy", note: "mode tcp; in the HTTP rows mode http", modes: proxied, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
+		{name: "haproxy", note: "mode tcp; in the HTTP rows mode http", modes: pooled, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
 			make: func() peer { return &haproxy{} }},
-		{name: "haproxy-splice", note: "mode tcp, splicing always", modes: proxied, carries: opaque, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
+		{name: "haproxy-splice", note: "mode tcp, splicing always", modes: pooled, carries: opaque, missing: needs("haproxy", "nft", "ip"), version: haproxyVersion,
 			make: func() peer { return &haproxy{splice: true} }},
 		{name: "nginx", note: "stream, in the HTTP rows proxy_pass with keepalive; it has no TPROXY listener: where the client's address is kept, connections come to it by REDIRECT",
 			modes: proxied, missing: needs("nginx", "nft", "ip"), version: nginxVersion, make: func() peer { return &nginx{} }},
@@ -52,7 +52,7 @@ func contenders(salp string) []contender {
 		{name: "salp", modes: modes, missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp} }},
 		{name: "salp-offload", note: "offload: true", modes: []mode{links}, missing: flowtables(salp), version: salpVersion(salp),
 			make: func() peer { return &salpPeer{binary: salp, offload: true} }},
-		{name: "salp-kernel", note: "via: kernel; where the client's address is kept, clients dial the gateway all the same", modes: proxied, carries: opaque,
+		{name: "salp-kernel", note: "via: kernel; where the client's address is kept, clients dial the gateway all the same", modes: pooled, carries: opaque,
 			missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp, kernel: true} }},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -114,7 +115,11 @@ func (p *player) stop() {
 
 // serve starts the server and returns when it listens.
 func (n *network) serve() (*player, error) {
-	p, err := play(n.Server(), "serve", n.server.String())
+	at := n.server
+	if len(n.servers) > 0 {
+		at = netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())
+	}
+	p, err := play(n.Server(), "serve", at.String())
 	if err != nil {
 		return nil, err
 	}

@@ -108,13 +108,26 @@ func (v verdict) String() string {
 	return fmt.Sprintf("≤ %s × %s: %s", figure(v.most), v.peer, word)
 }
 
-// verdicts judges Salp in a row and mode, by the goals whose peer was measured too.
-func (r *report) verdicts(row row, m mode) []verdict {
-	goals, of := row.goals, cost
-	if m == links {
-		goals, of = linkGoals, wholeCPU
+// goalsOf returns what a peer is to reach in a row and mode, and by which figure it is judged: its own cost, or without a process the whole machine's.
+func goalsOf(row row, m mode, peer string) ([]goal, func(sample) float64) {
+	switch {
+	case peer == "salp" && m == links:
+		return linkGoals, wholeCPU
+	case peer == "salp":
+		return row.goals, cost
+	case peer == "salp-kernel" && !row.job.Hold:
+		return kernelGoals, wholeCPU
 	}
-	own := r.find(row, m, "salp").values(of)
+	return nil, nil
+}
+
+// verdicts judges a peer in a row and mode, by the goals whose peer was measured too.
+func (r *report) verdicts(row row, m mode, peer string) []verdict {
+	goals, of := goalsOf(row, m, peer)
+	if len(goals) == 0 {
+		return nil
+	}
+	own := r.find(row, m, peer).values(of)
 	var list []verdict
 	for _, g := range goals {
 		if other := r.find(row, m, g.peer).values(of); len(own) > 0 && len(other) > 0 {
@@ -129,9 +142,11 @@ func (r *report) missed() int {
 	n := 0
 	for _, row := range rows {
 		for _, m := range modes {
-			for _, v := range r.verdicts(row, m) {
-				if !v.met() {
-					n++
+			for _, peer := range []string{"salp", "salp-kernel"} {
+				for _, v := range r.verdicts(row, m, peer) {
+					if !v.met() {
+						n++
+					}
 				}
 			}
 		}
@@ -182,10 +197,8 @@ func (r *report) line(row row, m mode, x *result) []string {
 
 func (r *report) goals(row row, m mode, peer string) string {
 	var words []string
-	if peer == "salp" {
-		for _, v := range r.verdicts(row, m) {
-			words = append(words, v.String())
-		}
+	for _, v := range r.verdicts(row, m, peer) {
+		words = append(words, v.String())
 	}
 	return strings.Join(words, "; ")
 }

@@ -117,12 +117,14 @@ type mode string
 const (
 	transparent mode = "transparent" // clients dial the server, and the server sees the clients' addresses
 	explicit    mode = "explicit"    // clients dial the gateway, and the server sees the gateway's address
+	pools       mode = "pools"       // clients dial the gateway, which spreads them over servers that see the clients' addresses
 	links       mode = "links"       // clients dial the server, which sees an address of the gateway's: it forwards and translates
 )
 
 var (
-	modes   = []mode{transparent, explicit, links}
+	modes   = []mode{transparent, explicit, pools, links}
 	proxied = []mode{transparent, explicit}
+	pooled  = []mode{transparent, explicit, pools}
 )
 
 // reference is the contender that others are compared with.
@@ -134,10 +136,11 @@ func (m mode) reference() string {
 }
 
 // carries says whether a row makes sense in the mode.
-func (m mode) carries(r row) bool { return m != links || opaque(r) && !r.job.Hold }
+func (m mode) carries(r row) bool { return m != links && m != pools || opaque(r) && !r.job.Hold }
 
 var modeWords = map[mode]string{
 	transparent: "clients dial the server, the server sees the client's address",
 	explicit:    "clients dial the proxy, the server sees the proxy's address",
+	pools:       "clients dial the gateway, which spreads them over three servers, in turn; these see the client's address (direct: clients dial one server)",
 	links:       "the gateway forwards, no proxy: by two ways of which each flow is given one (salp), or by one; the goal is about the whole machine's time",
 }

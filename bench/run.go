@@ -88,10 +88,8 @@ func (o options) measure(ctx context.Context, r row, m mode, c contender) (s sam
 			return s, err
 		}
 	}
-	if m == links {
-		if err := n.twoWays(); err != nil {
-			return s, err
-		}
+	if err := n.suit(m); err != nil {
+		return s, err
 	}
 	server, err := n.serve()
 	if err != nil {
@@ -198,7 +196,7 @@ func (t *trial) look() (e evidence, err error) {
 	if t.pids, err = t.peer.pids(); err != nil {
 		return e, err
 	}
-	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, ways: t.net.ways, steady: !t.job.Reconnect, http: t.job.HTTP}
+	e = evidence{mode: t.mode, clients: t.net.clients, outside: t.net.outside, ways: t.net.ways, servers: t.net.servers, steady: !t.job.Reconnect, http: t.job.HTTP}
 	if e.steady {
 		e.clientHalf, e.serverHalf, err = t.net.halves(t.pids)
 	}

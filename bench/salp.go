@@ -55,6 +55,9 @@ pools:
 `
 
 func (s *salpPeer) config(n *network, m mode) string {
+	if m == pools {
+		return s.poolsConfig(n)
+	}
 	if m == links {
 		return fmt.Sprintf(salpLinks, n.incoming, s.offload)
 	}

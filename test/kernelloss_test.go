@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,10 +28,21 @@ type newcomers struct {
 
 	mu     sync.Mutex
 	death  time.Time // of the server; zero: it lives
-	torn   int       // sessions that ran at that moment
-	failed []string
+	failed []failure
 	served map[string]int // by each server
 	late   int            // who had to try again
+}
+
+// failure is a client that was not served.
+type failure struct {
+	began     time.Time
+	connected bool
+	err       error
+}
+
+// cut says that a client was with the server when it died; perhaps in its queue, which it did not know of.
+func (f failure) cut(death time.Time) bool {
+	return f.began.Before(death) && (f.connected || errors.Is(f.err, syscall.ECONNRESET))
 }
 
 // arrive has a client come every few milliseconds until leave.
@@ -64,10 +76,8 @@ func (c *newcomers) come(i int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case err != nil && (conn != nil || errors.Is(err, syscall.ECONNRESET)) && began.Before(c.death): // perhaps in the server's queue, which it does not know of
-		c.torn++
 	case err != nil:
-		c.failed = append(c.failed, fmt.Sprintf("client %d, after %v: %v", i, time.Since(began).Round(time.Millisecond), err))
+		c.failed = append(c.failed, failure{began, conn != nil, fmt.Errorf("client %d, after %v: %w", i, time.Since(began).Round(time.Millisecond), err)})
 	case took > 900*time.Millisecond:
 		c.late++
 	}
@@ -86,11 +96,13 @@ func (c *newcomers) leave(when string) (late int) {
 	c.r.Helper()
 	close(c.stop)
 	c.all.Wait()
+	all := len(c.failed)
+	c.failed = slices.DeleteFunc(c.failed, func(f failure) bool { return f.cut(c.death) })
 	n := c.served["1"] + c.served["2"]
 	if len(c.failed) > 0 || n < 100 || c.served["1"] == 0 || c.served["2"] == 0 {
-		c.r.Errorf("%s: %d clients of %s served: %v, %d failed: %q", when, n, c.to, c.served, len(c.failed), c.failed[:min(3, len(c.failed))])
+		c.r.Errorf("%s: %d clients of %s served: %v, %d failed: %v", when, n, c.to, c.served, len(c.failed), c.failed[:min(3, len(c.failed))])
 	}
-	c.r.Logf("%s: %d clients of %s served, %d of them at a further try, %d cut", when, n, c.to, c.late, c.torn)
+	c.r.Logf("%s: %d clients of %s served, %d of them at a further try, %d cut", when, n, c.to, c.late, all-len(c.failed))
 	return c.late
 }
 

@@ -16,7 +16,7 @@ import (
 // every line of in.
 func Serve(at netip.AddrPort, loops int, in io.Reader, out io.Writer) error {
 	runtime.GOMAXPROCS(loops + 2)
-	s := &server{fault: make(chan error, loops+1)}
+	s := &server{fault: make(chan error, loops+1), anywhere: at.Addr().IsUnspecified()}
 	for range loops {
 		l, err := newServerLoop(s, at)
 		if err != nil {
@@ -34,6 +34,8 @@ func Serve(at netip.AddrPort, loops int, in io.Reader, out io.Writer) error {
 type server struct {
 	mu       sync.Mutex
 	seen     map[netip.Addr]int64
+	locals   map[netip.Addr]int64
+	anywhere bool         // it listens at all addresses, and tells at which clients came
 	requests atomic.Int64 // HTTP
 	fault    chan error   // what ends it: a loop's error, or nil
 }
@@ -56,8 +58,28 @@ func (s *server) report() Seen {
 	for a, n := range s.seen {
 		seen.Addresses[a.String()] = n
 	}
-	s.seen = nil
+	if s.anywhere {
+		seen.Locals = map[string]int64{}
+		for a, n := range s.locals {
+			seen.Locals[a.String()] = n
+		}
+	}
+	s.seen, s.locals = nil, nil
 	return seen
+}
+
+// noteLocal notes at which address of the server a connection has come.
+func (s *server) noteLocal(fd int) {
+	a, errno := localAddress(fd)
+	if errno != 0 {
+		return // it went away
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locals == nil {
+		s.locals = map[netip.Addr]int64{}
+	}
+	s.locals[a]++
 }
 
 func (s *server) note(a netip.Addr) {
@@ -130,6 +152,9 @@ func (l *serverLoop) accept() {
 			return // nobody waits, or it went away, or there is no descriptor left: the client will tell
 		}
 		l.server.note(from)
+		if l.server.anywhere {
+			l.server.noteLocal(fd)
+		}
 		if fd >= len(l.conns) || l.poll.add(fd, syscall.EPOLLIN|syscall.EPOLLRDHUP) != nil {
 			closeFD(fd)
 			continue

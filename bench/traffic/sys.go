@@ -166,3 +166,11 @@ func listenOn(at netip.AddrPort) (int, error) {
 }
 
 const soReusePort = 15 // missing in package syscall for amd64 (asm-generic/socket.h)
+
+// localAddress returns the local address of a socket.
+func localAddress(fd int) (netip.Addr, syscall.Errno) {
+	var sa syscall.RawSockaddrInet4
+	size := uint32(unsafe.Sizeof(sa))
+	_, _, errno := syscall.RawSyscall(syscall.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	return netip.AddrFrom4(sa.Addr), errno
+}

@@ -76,6 +76,7 @@ type Count struct {
 // Seen is what the server has accepted since it was last asked.
 type Seen struct {
 	Addresses map[string]int64 // client address → connections
+	Locals    map[string]int64 `json:",omitempty"` // the server's own address → connections, when it listens at all of them
 	Requests  int64            // by HTTP, since the server's start
 }
 
