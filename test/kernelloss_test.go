@@ -28,7 +28,7 @@ type newcomers struct {
 
 	mu     sync.Mutex
 	death  time.Time // of the server; zero: it lives
-	failed []failure
+	failed []*failure
 	served map[string]int // by each server
 	late   int            // who had to try again
 }
@@ -40,8 +40,10 @@ type failure struct {
 	err       error
 }
 
+func (f *failure) String() string { return f.err.Error() }
+
 // cut says that a client was with the server when it died; perhaps in its queue, which it did not know of.
-func (f failure) cut(death time.Time) bool {
+func (f *failure) cut(death time.Time) bool {
 	return f.began.Before(death) && (f.connected || errors.Is(f.err, syscall.ECONNRESET))
 }
 
@@ -77,7 +79,7 @@ func (c *newcomers) come(i int) {
 	defer c.mu.Unlock()
 	switch {
 	case err != nil:
-		c.failed = append(c.failed, failure{began, conn != nil, fmt.Errorf("client %d, after %v: %w", i, time.Since(began).Round(time.Millisecond), err)})
+		c.failed = append(c.failed, &failure{began, conn != nil, fmt.Errorf("client %d, after %v: %w", i, time.Since(began).Round(time.Millisecond), err)})
 	case took > 900*time.Millisecond:
 		c.late++
 	}
@@ -97,7 +99,7 @@ func (c *newcomers) leave(when string) (late int) {
 	close(c.stop)
 	c.all.Wait()
 	all := len(c.failed)
-	c.failed = slices.DeleteFunc(c.failed, func(f failure) bool { return f.cut(c.death) })
+	c.failed = slices.DeleteFunc(c.failed, func(f *failure) bool { return f.cut(c.death) })
 	n := c.served["1"] + c.served["2"]
 	if len(c.failed) > 0 || n < 100 || c.served["1"] == 0 || c.served["2"] == 0 {
 		c.r.Errorf("%s: %d clients of %s served: %v, %d failed: %v", when, n, c.to, c.served, len(c.failed), c.failed[:min(3, len(c.failed))])
@@ -149,6 +151,9 @@ pools:
 	time.Sleep(300 * time.Millisecond)
 	_, err = r.net.Servers[0].Run(context.Background(), "ip", "link", "set", "e0", "down")
 	r.must(err)
+	for _, c := range comers {
+		c.mourn()
+	}
 	s.await("without the machine", down)
 	time.Sleep(300 * time.Millisecond)
 	for _, c := range comers {
