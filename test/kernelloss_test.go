@@ -93,6 +93,22 @@ func (c *newcomers) mourn() {
 	c.death = time.Now()
 }
 
+// underWay waits until both servers have served somebody.
+func (c *newcomers) underWay() {
+	c.r.Helper()
+	for end := time.Now().Add(patience * slowdown); ; time.Sleep(20 * time.Millisecond) {
+		c.mu.Lock()
+		both := c.served["1"] > 0 && c.served["2"] > 0
+		c.mu.Unlock()
+		if both {
+			return
+		}
+		if time.Now().After(end) {
+			c.r.Fatalf("clients of %s: not both servers have served", c.to)
+		}
+	}
+}
+
 // leave waits for those who are there when nobody comes any more, and wants each of them served, by both servers.
 func (c *newcomers) leave(when string) (late int) {
 	c.r.Helper()
@@ -127,7 +143,9 @@ pools:
 	}
 
 	comers := crowd()
-	time.Sleep(300 * time.Millisecond)
+	for _, c := range comers {
+		c.underWay()
+	}
 	r.servers[0].Close()
 	for _, c := range comers {
 		c.mourn()
@@ -150,7 +168,9 @@ pools:
 		return serves(st) && !down(st) && st.Pools[0].Servers[0].State == control.ServerUp && st.Pools[0].Servers[2].State == control.ServerUp
 	})
 	comers = crowd()
-	time.Sleep(300 * time.Millisecond)
+	for _, c := range comers {
+		c.underWay()
+	}
 	_, err = r.net.Servers[0].Run(context.Background(), "ip", "link", "set", "e0", "down")
 	r.must(err)
 	for _, c := range comers {
