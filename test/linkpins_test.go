@@ -351,3 +351,40 @@ func (o *office) asks(h *lab.Host, source netip.Addr, to string, dscp int) strin
 	body, _ := io.ReadAll(answer.Body)
 	return string(body)
 }
+
+// TestLinkSpreadOfHTTP: requests of a client leave by the link that the spreading gives it, also where connections to servers are shared by clients.
+func TestLinkSpreadOfHTTP(t *testing.T) {
+	o := newOffice(t, 20)
+	s := o.start(`listeners:
+  pooled: {listen: ["10.1.0.1:8000", "[fd00:1::1]:8000"], protocol: http, pool: far}
+  web: {intercept: {interfaces: [lan0], ports: [85]}, protocol: http}
+pools: {far: {servers: ["203.0.113.13:85"]}}
+` + plainLinks("  spread: client\n", ""))
+	s.awaitLinks(bothUp)
+	_, err := o.net.Internet.Serve("[::]:85", linkHTTP)
+	o.must(err)
+	for _, to := range []string{"10.1.0.1:8000", "203.0.113.14:85", "[fd00:1::1]:8000", "[2001:db8:80::14]:85"} {
+		by := map[string]string{}
+		links := map[string]int{}
+		for round := range 3 {
+			for i := 100; i < 120; i++ {
+				source := fmt.Sprint("10.1.0.", i)
+				if strings.HasPrefix(to, "[") {
+					source = fmt.Sprint("fd00:1::", i)
+				}
+				link := o.asks(o.net.Client, netip.MustParseAddr(source), to, 0)
+				if round > 0 && by[source] != link {
+					t.Errorf("%s: %s went by %s, and then by %s", to, source, by[source], link)
+				}
+				by[source] = link
+				links[link]++
+			}
+		}
+		if len(links) != 2 || links["virtua"]+links["embratel"] != 60 {
+			t.Errorf("%s: %v", to, links)
+		}
+	}
+	s.await("using most connections to servers again", func(st *admin.Status) bool {
+		return sum(st, func(l admin.Listener) uint64 { return l.Counters.Reused }) >= 200
+	})
+}

@@ -23,10 +23,7 @@ func (a *Attempt) reachFirst(l *engine.Loop) Progress {
 		if a.around {
 			source = netip.AddrPort{}
 		}
-		origin := d.Origin
-		if d.DSCP > 0 {
-			origin.DSCP = d.DSCP - 1
-		}
+		origin := d.Comes()
 		w, ok := d.Links.Choose(&origin, a.client.Addr(), source, a.dial.Server)
 		if !ok {
 			return a.fail(listen.NoLink)

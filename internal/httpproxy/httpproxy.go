@@ -99,10 +99,11 @@ type Proxy struct {
 	log      *accesslog.Writer
 	logged   [2][]string // fields that the log wants, of requests and responses
 	idle     idle
-	wanted   key       // during a dial: which connection would do
-	wanting  *conn     // by whom
-	found    *upstream // and the one that does
-	free     *conn     // structs to use again
+	wanted   key              // during a dial: which connection would do
+	wanting  *conn            // by whom
+	asking   *policy.Decision // of its request
+	found    *upstream        // and the one that does
+	free     *conn            // structs to use again
 	spare    int
 	alive    int // keepalive of upstream halves in seconds; 0: off
 	draining bool

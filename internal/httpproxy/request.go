@@ -76,6 +76,7 @@ func (up *upstream) fits(t *target) bool {
 		}
 		k.server = up.key.server
 	}
+	k.way = up.key.way // the client is the same
 	return up.key == k && !up.stale && !up.closing && !up.eof
 }
 

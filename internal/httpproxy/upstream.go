@@ -7,6 +7,7 @@ import (
 
 	"salp/internal/dial"
 	"salp/internal/engine"
+	"salp/internal/policy"
 	"salp/internal/pool"
 	"salp/internal/sock"
 )
@@ -22,6 +23,7 @@ type key struct {
 	link   string // what an access rule or the listener wishes
 	in     string // by which interface the client comes, and with which DSCP, when rules of links ask for it
 	class  uint8
+	way    uint32 // the link that the client's connections to the server are kept on; 0: any
 }
 
 // upstream is a connection to a server. It has a slot of its own, so that it can pass from one client's connection to another.
@@ -65,6 +67,9 @@ func (t *target) key() key {
 func (c *conn) reach(l *engine.Loop, t *target, fresh bool) bool {
 	p := c.proxy
 	k := t.key()
+	if t.decision.Pool == nil {
+		k.way = c.way(&t.decision, k.server)
+	}
 	if t.decision.Pool == nil && !fresh {
 		if up := p.idle.take(l, k, c); up != nil {
 			c.adopt(up)
@@ -75,13 +80,13 @@ func (c *conn) reach(l *engine.Loop, t *target, fresh bool) bool {
 	up := &upstream{proxy: p, conn: c, key: k, fd: -1, user: c.slot}
 	up.slot = l.Add(up)
 	c.up, c.last = up, up
-	p.found, p.wanted, p.wanting = nil, k, c
+	p.found, p.wanted, p.wanting, p.asking = nil, k, c, &t.decision
 	if fresh {
 		p.wanted = key{}
 	}
 	var progress dial.Progress
 	up.attempt, progress = p.Dialer.Start(l, up.slot, 0, &c.flow, &t.decision)
-	p.wanted = key{}
+	p.wanted, p.asking = key{}, nil
 	switch progress {
 	case dial.Failed:
 		return c.unreachable(l)
@@ -95,12 +100,24 @@ func (c *conn) reach(l *engine.Loop, t *target, fresh bool) bool {
 	return true
 }
 
+// way is the link on which the client's connections to a server are kept together, so that a connection which another client had by another link is
+// not used for it. A connection with the client's address is nobody else's anyway.
+func (c *conn) way(d *policy.Decision, server netip.AddrPort) uint32 {
+	if d.Links == nil || d.Source.IsValid() {
+		return 0
+	}
+	o := d.Comes()
+	return d.Links.Kept(&o, c.flow.Client.Addr(), d.Source, server)
+}
+
 // reuse is asked by the dialer when a pool has chosen a server: is there an idle connection to it that would do?
 func (p *Proxy) reuse(l *engine.Loop, e *pool.Endpoint) bool {
 	if p.wanted == (key{}) {
 		return false
 	}
 	p.wanted.server = e.Address()
+	p.wanted.way = p.wanting.way(p.asking, e.Address())
+	p.wanting.up.key.way = p.wanted.way
 	p.found = p.idle.take(l, p.wanted, p.wanting)
 	return p.found != nil
 }

@@ -82,6 +82,25 @@ func (k *Links) Set(m *control.Links) (lost bool) {
 // AskArrival says that rules ask by which interface or with which DSCP a client's packets come in. nil answers for no links.
 func (k *Links) AskArrival() bool { return k != nil && k.rules.AskArrival() }
 
+// Kept returns the mark of the link that every connection like this one takes while links are as they are, since flows are kept together by client or
+// destination, or there is but one to take; 0: none, or each takes its own.
+func (k *Links) Kept(o *Origin, client netip.Addr, source, server netip.AddrPort) uint32 {
+	f := o.flow(client, source, server)
+	c := k.rules.Choose(&f, &k.state.Load().State, o.Wish)
+	name := c.Name
+	if c.Fallback {
+		name = config.LinkBalanced
+	}
+	if c.Action != egress.Send || len(c.Among) > 1 && k.rules.Spread(name) == config.SpreadFlow {
+		return 0
+	}
+	return k.mark(c.Link)
+}
+
+func (o *Origin) flow(client netip.Addr, source, server netip.AddrPort) egress.Flow {
+	return egress.Flow{From: source.Addr(), Client: client, To: server, Protocol: config.TransportTCP, DSCP: o.DSCP, Interface: o.Interface, Listener: o.Listener}
+}
+
 // Way is the answer for one connection: the mark bits of the link to take, and those of others to try after it. 0 leaves it to the routing.
 type Way struct {
 	Mark   uint32
@@ -90,7 +109,7 @@ type Way struct {
 
 // Choose chooses the way of a connection to a server, for the flow's listener and client. When it is false there is none, or the rules forbid it.
 func (k *Links) Choose(o *Origin, client netip.Addr, source netip.AddrPort, server netip.AddrPort) (w Way, ok bool) {
-	f := egress.Flow{From: source.Addr(), Client: client, To: server, Protocol: config.TransportTCP, DSCP: o.DSCP, Interface: o.Interface, Listener: o.Listener}
+	f := o.flow(client, source, server)
 	c := k.rules.Choose(&f, &k.state.Load().State, o.Wish)
 	switch c.Action {
 	case egress.Local, egress.Main:

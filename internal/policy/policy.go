@@ -101,6 +101,15 @@ func (r *Rule) Decide(f *listen.Flow) (Decision, listen.Kind, bool) {
 	return d, 0, true
 }
 
+// Comes returns what the rules of links may ask of the connection: with the DSCP that it is given, if it is given one.
+func (d *Decision) Comes() Origin {
+	o := d.Origin
+	if d.DSCP > 0 {
+		o.DSCP = d.DSCP - 1
+	}
+	return o
+}
+
 // Mark gives a decision the marks of an access rule, in the place of those that the listener gives.
 func (r *Rule) Mark(d *Decision, m *config.Marking) {
 	if m == nil || *m == (config.Marking{}) {
