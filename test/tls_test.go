@@ -158,7 +158,7 @@ func (r *rig) logHas(path string, parts ...string) {
 // A listener that passes TLS on takes it in on its way, routes it by name, and tells who may not.
 func TestTLSPassedThrough(t *testing.T) {
 	r := newRig(t, 2)
-	cert := r.writeCertificate("back", "one.example", "two.example", "bad.example")
+	cert := r.writeCertificate("back", "one.example", "two.example", "bad.example", "one.host.example", "two.host.example")
 	pair, err := tls.LoadX509KeyPair(filepath.Join(r.dir, "back.pem"), filepath.Join(r.dir, "back.key"))
 	r.must(err)
 	for i, h := range r.net.Servers {
@@ -171,7 +171,13 @@ func TestTLSPassedThrough(t *testing.T) {
 		go func() { _ = server.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}})) }()
 		t.Cleanup(func() { server.Close() })
 	}
+	dns, err := r.net.Server().ServeDNS("10.0.2.2:53")
+	r.must(err)
+	t.Cleanup(dns.Close)
+	dns.Set("one.host.example", time.Minute, "10.0.2.2")
+	dns.Set("two.host.example", time.Minute, "10.0.2.3")
 	r.start(`
+resolvers: {servers: [10.0.2.2]}
 listeners:
   tls:
     intercept: {interfaces: [g0], ports: [443]}
@@ -179,11 +185,11 @@ listeners:
     source_port: keep
     protocol: tls
     access: names
-    routes: [{sni: [two.example], pool: two}]
-access: {names: [{deny: {sni: [bad.example]}}, {allow: {}}]}
+    routes: [{sni: [two.example], pool: two}, {sni: [".host.example"], destination: host}]
+access: {names: [{deny: {sni: [bad.example]}}, {deny: {to: [10.0.2.3], sni: [".host.example"]}}, {allow: {}}]}
 pools: {two: {servers: ["10.0.2.3:443"]}}
 `)
-	for name, want := range map[string]string{"one.example": "server 1 for 10.0.1.2", "two.example": "server 2 for 10.0.1.2"} {
+	for name, want := range map[string]string{"one.example": "server 1 for 10.0.1.2", "two.example": "server 2 for 10.0.1.2", "one.host.example": "server 1 for 10.0.1.2"} {
 		a, err := r.httpsClient("10.0.2.2:443", cert, false).Get("https://" + name + "/")
 		r.must(err)
 		body, err := io.ReadAll(a.Body)
@@ -192,8 +198,10 @@ pools: {two: {servers: ["10.0.2.3:443"]}}
 			t.Errorf("%s: %q, %v", name, body, err)
 		}
 	}
-	if _, err := r.httpsClient("10.0.2.2:443", cert, false).Get("https://bad.example/"); err == nil || !strings.Contains(err.Error(), "access denied") {
-		t.Errorf("bad.example: %v", err)
+	for _, name := range []string{"bad.example", "two.host.example"} { // the second is judged by the host that it leads to, not by the one dialled
+		if _, err := r.httpsClient("10.0.2.2:443", cert, false).Get("https://" + name + "/"); err == nil || !strings.Contains(err.Error(), "access denied") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

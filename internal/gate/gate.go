@@ -163,20 +163,8 @@ func (w *waiting) decide(l *engine.Loop) {
 	g := w.gate
 	facts := w.facts()
 	marking := &g.Config.Marking
-	if g.Access != nil {
-		v := g.Access.Decide(&facts)
-		if v.Needs&(access.Address|access.Verification) != 0 {
-			w.resolve(l)
-			return
-		}
-		w.rule = v.Place()
-		if !v.Allow {
-			w.refuse(l, listen.Denied, "denied")
-			return
-		}
-		if v.Marking != nil {
-			marking = v.Marking
-		}
+	if g.Access != nil && !w.allowed(l, &facts, &marking) {
+		return
 	}
 	d, kind, ok := g.Rule.Decide(&w.flow)
 	if !ok {
@@ -192,7 +180,8 @@ func (w *waiting) decide(l *engine.Loop) {
 		}
 		if route != access.NoRule {
 			r := &g.Config.Routes[route]
-			if d.Pool, name = g.Pools[r.Pool], r.Pool; r.Pool == "" && r.Destination == config.DestinationHost && !w.toHost(l, &d) {
+			d.Pool, name = g.Pools[r.Pool], r.Pool
+			if r.Pool == "" && r.Destination == config.DestinationHost && !w.toHost(l, &d, &facts, &marking) {
 				return
 			}
 		}
@@ -203,6 +192,24 @@ func (w *waiting) decide(l *engine.Loop) {
 	}
 	g.Rule.Mark(&d, marking)
 	w.carry(l, &d, name)
+}
+
+// allowed asks the rules. It is false when a name must be looked up first, or the connection has been refused.
+func (w *waiting) allowed(l *engine.Loop, facts *access.Facts, marking **config.Marking) bool {
+	v := w.gate.Access.Decide(facts)
+	if v.Needs&(access.Address|access.Verification) != 0 {
+		w.resolve(l)
+		return false
+	}
+	w.rule = v.Place()
+	if !v.Allow {
+		w.refuse(l, listen.Denied, "denied")
+		return false
+	}
+	if v.Marking != nil {
+		*marking = v.Marking
+	}
+	return true
 }
 
 // facts are what is known of the connection.
@@ -229,8 +236,9 @@ func (w *waiting) facts() access.Facts {
 	return f
 }
 
-// toHost sends the connection to the host that the client names. It is false when the name must be looked up first, or has no address.
-func (w *waiting) toHost(l *engine.Loop, d *policy.Decision) bool {
+// toHost sends the connection to the host that the client names, if the rules allow its address too. It is false when the name must be looked up
+// first, has no address, or the connection has been refused.
+func (w *waiting) toHost(l *engine.Loop, d *policy.Decision, facts *access.Facts, marking **config.Marking) bool {
 	switch {
 	case w.hello.ServerName == "":
 		w.refuse(l, listen.NoDestination, "no_name")
@@ -240,7 +248,11 @@ func (w *waiting) toHost(l *engine.Loop, d *policy.Decision) bool {
 		for _, a := range w.resolved {
 			if !d.Source.IsValid() || a.Is4() == d.Source.Addr().Unmap().Is4() {
 				d.Pool, d.Server = nil, netip.AddrPortFrom(a, w.flow.Original.Port())
-				return true
+				if w.gate.Access == nil || facts.Server == a {
+					return true
+				}
+				facts.Server, facts.Port = a, d.Server.Port()
+				return w.allowed(l, facts, marking)
 			}
 		}
 		w.refuse(l, listen.NoDestination, "name")
