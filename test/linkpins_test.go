@@ -59,7 +59,6 @@ type pinned struct {
 	to     string // the last part of the server's, or a whole address
 	port   string
 	dscp   int
-	udp    bool
 	want   [4]string // all up; embratel down; embratel and lte down; all down. Words of which one must be so
 }
 
