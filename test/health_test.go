@@ -161,33 +161,13 @@ func TestNginxChecks(t *testing.T) {
 	if err != nil {
 		t.Skipf("skipped: needs the program openssl, for a certificate: %v %s", err, out)
 	}
-	conf := filepath.Join(r.dir, "nginx.conf")
-	r.must(os.WriteFile(conf, fmt.Appendf(nil, `daemon off; master_process off; pid %[1]s/nginx.pid; error_log stderr;
+	r.peer(server, "10.0.2.2:443", "nginx.conf", fmt.Sprintf(`daemon off; master_process off; pid %[1]s/nginx.pid; error_log stderr;
 events {}
 http { access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
   server { listen 10.0.2.2:80; root %[1]s; default_type text/plain; }
   server { listen 10.0.2.2:8080; root %[1]s; default_type text/plain; location /moved { return 302 /health; } }
   server { listen 10.0.2.2:443 ssl http2; ssl_certificate %[2]s; ssl_certificate_key %[3]s; root %[1]s; default_type text/plain; } }
-`, r.dir, crt, key), 0o644))
-	log := &lab.Log{}
-	cmd := exec.Command("nginx", "-c", conf)
-	cmd.Stdout, cmd.Stderr = log, log
-	nginx, err := server.Start(cmd)
-	r.must(err)
-	t.Cleanup(func() {
-		_ = nginx.Stop(time.Second)
-		if t.Failed() {
-			t.Logf("nginx: %s", log)
-		}
-	})
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		if c, err := r.net.Gateway.Dial("10.0.2.2:443"); err == nil {
-			c.Close()
-			break
-		} else if time.Now().After(end) {
-			t.Fatalf("nginx does not listen: %s", log)
-		}
-	}
+`, r.dir, crt, key), "nginx", "-c", "FILE")
 	pool := func(name, check string) string {
 		return "  " + name + ": {servers: [\"10.0.2.2:80\"], check: {every: 100ms, timeout: 5s, fall: 1, rise: 1, " + check + "}}\n"
 	}

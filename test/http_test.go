@@ -354,21 +354,5 @@ func (r *rig) nginx(docs string) {
 events {}
 http { access_log off; client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s; client_max_body_size 0;
  server { listen 80; listen 443; root %[2]s; location /put/ { dav_methods PUT; create_full_put_path on; } } }`, r.dir, docs)
-	file := filepath.Join(r.dir, "nginx.conf")
-	r.must(os.WriteFile(file, []byte(conf), 0o644))
-	log := &lab.Log{}
-	cmd := exec.Command("nginx", "-c", file, "-p", r.dir, "-e", filepath.Join(r.dir, "nginx.log"))
-	cmd.Stdout, cmd.Stderr = log, log
-	_, err := r.net.Server().Start(cmd)
-	r.must(err)
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		c, err := r.net.Gateway.Dial("10.0.2.2:80")
-		if err == nil {
-			c.Close()
-			return
-		}
-		if time.Now().After(end) {
-			r.Fatalf("nginx does not serve: %v\n%s", err, log)
-		}
-	}
+	r.peer(r.net.Server(), "10.0.2.2:80", "nginx.conf", conf, "nginx", "-c", "FILE", "-p", r.dir, "-e", filepath.Join(r.dir, "nginx.log"))
 }

@@ -142,24 +142,28 @@ pools:
 		return []*newcomers{r.arrive("10.0.1.1:25", manyV4), r.arrive("[fd00:1::1]:25", manyV6)}
 	}
 
-	comers := crowd()
-	for _, c := range comers {
-		c.underWay()
-	}
-	r.servers[0].Close()
-	for _, c := range comers {
-		c.mourn()
-	}
-	s.await("without the server", down)
-	time.Sleep(300 * time.Millisecond)
-	for _, c := range comers {
-		close(c.stop)
-	}
-	for _, c := range comers {
-		if c.leave("a server ends") == 0 {
-			t.Errorf("%s: nobody met the server that had ended", c.to)
+	lose := func(how func(), gone, when, what string) {
+		t.Helper()
+		comers := crowd()
+		for _, c := range comers {
+			c.underWay()
+		}
+		how()
+		for _, c := range comers {
+			c.mourn()
+		}
+		s.await(gone, down)
+		time.Sleep(300 * time.Millisecond)
+		for _, c := range comers {
+			close(c.stop)
+		}
+		for _, c := range comers {
+			if c.leave(when) == 0 {
+				t.Errorf("%s: nobody met %s", c.to, what)
+			}
 		}
 	}
+	lose(r.servers[0].Close, "without the server", "a server ends", "the server that had ended")
 
 	again, err := r.net.Servers[0].Serve("[::]:25", lab.Banner("1\n"))
 	r.must(err)
@@ -167,25 +171,10 @@ pools:
 	s.await("with the server", func(st *admin.Status) bool {
 		return serves(st) && !down(st) && st.Pools[0].Servers[0].State == control.ServerUp && st.Pools[0].Servers[2].State == control.ServerUp
 	})
-	comers = crowd()
-	for _, c := range comers {
-		c.underWay()
-	}
-	_, err = r.net.Servers[0].Run(context.Background(), "ip", "link", "set", "e0", "down")
-	r.must(err)
-	for _, c := range comers {
-		c.mourn()
-	}
-	s.await("without the machine", down)
-	time.Sleep(300 * time.Millisecond)
-	for _, c := range comers {
-		close(c.stop)
-	}
-	for _, c := range comers {
-		if c.leave("a machine vanishes") == 0 {
-			t.Errorf("%s: nobody met the machine that had vanished", c.to)
-		}
-	}
+	lose(func() {
+		_, err := r.net.Servers[0].Run(context.Background(), "ip", "link", "set", "e0", "down")
+		r.must(err)
+	}, "without the machine", "a machine vanishes", "the machine that had vanished")
 
 	// The last server's refusal is a client's to hear at once.
 	r.servers[1].Close()

@@ -99,20 +99,14 @@ func (o *office) takes(h *lab.Host, source netip.Addr, to string, dscp int) stri
 		return err.Error()
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
-	line := make([]byte, 200)
-	n, err := c.Read(line)
+	link, err := toldLink(c)
 	if errors.Is(err, syscall.ECONNRESET) || err != nil && err.Error() == "EOF" {
 		return "refused"
 	}
 	if err != nil {
 		return err.Error()
 	}
-	seen, err := lab.ParseTold(strings.TrimSpace(string(line[:n])))
-	if err != nil {
-		return err.Error()
-	}
-	return linkOf(seen.From.Addr())
+	return link
 }
 
 // guest makes a second inside network, on guest0.

@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -74,17 +75,26 @@ func (o *office) by(from *lab.Host, source, to string) string {
 		return err.Error()
 	}
 	defer c.Close()
+	link, err := toldLink(c)
+	if err != nil {
+		return err.Error()
+	}
+	return link
+}
+
+// toldLink reads the address that a server tells (lab.Tell), and says whose link it is of.
+func toldLink(c net.Conn) (string, error) {
 	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
 	line := make([]byte, 200)
 	n, err := c.Read(line)
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
 	seen, err := lab.ParseTold(strings.TrimSpace(string(line[:n])))
 	if err != nil {
-		return err.Error()
+		return "", err
 	}
-	return linkOf(seen.From.Addr())
+	return linkOf(seen.From.Addr()), nil
 }
 
 func linkOf(a netip.Addr) string {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"salp/internal/lab"
 )
@@ -22,22 +21,7 @@ events {}
 http { access_log off; client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s; client_max_body_size 0;
  server { listen 443 ssl; ssl_certificate %[1]s/%[3]s.pem; ssl_certificate_key %[1]s/%[3]s.key; ssl_protocols TLSv1.2 TLSv1.3; root %[2]s;
   location /put/ { dav_methods PUT; create_full_put_path on; } location /never/ { return 444; } } }`, r.dir, docs, certificate)
-	file := filepath.Join(r.dir, "nginx.conf")
-	r.must(os.WriteFile(file, []byte(conf), 0o644))
-	log := &lab.Log{}
-	cmd := exec.Command("nginx", "-c", file, "-p", r.dir, "-e", filepath.Join(r.dir, "nginx.log"))
-	cmd.Stdout, cmd.Stderr = log, log
-	_, err := r.net.Server().Start(cmd)
-	r.must(err)
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		if c, err := r.net.Gateway.Dial("10.0.2.2:443"); err == nil {
-			c.Close()
-			return
-		}
-		if time.Now().After(end) {
-			r.Fatalf("nginx does not serve:\n%s", log)
-		}
-	}
+	r.peer(r.net.Server(), "10.0.2.2:443", "nginx.conf", conf, "nginx", "-c", "FILE", "-p", r.dir, "-e", filepath.Join(r.dir, "nginx.log"))
 }
 
 // TestTLSPrograms has real clients speak TLS to a real server: passed through by name, and ended here and made anew, by HTTP/1.1 and HTTP/2, with TLS 1.2 and 1.3.

@@ -212,7 +212,7 @@ func (r *requestFlags) seen(l *config.Listener, f *access.Facts) {
 	if l.Pool != "" {
 		f.Missing &^= access.Address
 	}
-	if l.IsProxy() && len(l.Routes) == 0 && r.secure && r.method == "" {
+	if l.Connects() && r.secure && r.method == "" {
 		f.Method, f.Path, f.Header = "CONNECT", "", nil // what a browser asks a proxy for
 	}
 	if f.Method == "CONNECT" {

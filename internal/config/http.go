@@ -169,6 +169,9 @@ func (l *Listener) IsProxy() bool {
 	return l.Protocol == ProtocolHTTP && l.Intercept == nil && l.Pool == "" && l.HTTP.Destination == DestinationAuto
 }
 
+// Connects says that a CONNECT is for the listener itself: it is a proxy, and routes do not say where everything goes.
+func (l *Listener) Connects() bool { return l.IsProxy() && len(l.Routes) == 0 }
+
 // ResetsOnServerFailure says that a server's failure is shown to clients as what it is, not as a page.
 func (l *Listener) ResetsOnServerFailure() bool {
 	if l.Errors.ServerFailure == FailureAuto {

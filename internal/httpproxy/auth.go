@@ -14,7 +14,7 @@ import (
 func (c *conn) authenticate(l *engine.Loop, r *http1.Request, data []byte) verdict {
 	p := c.proxy
 	field, status := "authorization", 401
-	if p.asProxy() {
+	if p.Config.IsProxy() {
 		field, status = "proxy-authorization", 407
 	}
 	name, password, ok := htpasswd.Parse(view(r.Get(field)))

@@ -106,6 +106,13 @@ func (c *conn) bare(action accesslog.Action) *accesslog.Entry {
 	return &accesslog.Entry{Start: now, End: now, Client: c.flow.Client, Dialled: c.flow.Original, Listener: c.proxy.name, URL: c.flow.Original.String(), Action: action}
 }
 
+// recordLost logs a connection that is not HTTP, and was allowed, whose server could not be had.
+func (c *conn) recordLost(cause errorpage.Cause) {
+	if c.proxy.log != nil { // or nobody asks which rule it was
+		c.recordOpaque(accesslog.Tunnel, string(cause), c.judgeOpaque().Place())
+	}
+}
+
 // recordOpaque logs a connection that is not HTTP and went nowhere.
 func (c *conn) recordOpaque(action accesslog.Action, cause, rule string) {
 	if c.proxy.log != nil {

@@ -3,7 +3,6 @@ package httpproxy
 import (
 	"syscall"
 
-	"salp/internal/accesslog"
 	"salp/internal/engine"
 	"salp/internal/errorpage"
 	"salp/internal/http1"
@@ -35,7 +34,7 @@ func (c *conn) request(l *engine.Loop, data []byte, n int) bool {
 		return answer == later
 	}
 	t := &p.work.target
-	tunnel := r.Connect && p.terminates()
+	tunnel := r.Connect && p.Config.Connects()
 	if tunnel && c.up != nil && c.up.uses > 0 { // a tunnel has a connection that nothing was asked on
 		c.letGo(l, false)
 	}
@@ -153,7 +152,7 @@ func (c *conn) forward(l *engine.Loop, r *http1.Request, data []byte, n int) boo
 	e := &p.work.edits
 	e.Reset()
 	ex.upgrade = r.Tunnels()
-	r.Forward(e, http1.ToServer{Upgrade: true, Consume: p.asProxy(), Host: c.hostFor(r)})
+	r.Forward(e, http1.ToServer{Upgrade: true, Consume: p.Config.IsProxy(), Host: c.hostFor(r)})
 	p.edit(e, r, c, &p.work.target)
 	fromScratch := c.in == nil
 	out := p.assemble(l, e, r.Raw, data[:n+taken], fromScratch)
@@ -263,7 +262,7 @@ func (c *conn) unreachable(l *engine.Loop) bool {
 	p.Counters.Errors[kind]++
 	if c.opaque {
 		cause, _ := causeOf(kind)
-		c.recordOpaque(accesslog.Tunnel, string(cause), c.judgeOpaque().Place())
+		c.recordLost(cause)
 	}
 	if c.opaque || p.Config.ResetsOnServerFailure() && kind != listen.Loop {
 		c.reset(l)
@@ -293,21 +292,13 @@ func causeOf(kind listen.Kind) (errorpage.Cause, int) {
 	return errorpage.Connect, 502
 }
 
-// terminates says that CONNECT is for us: clients speak to us as a proxy.
-func (p *Proxy) terminates() bool {
-	return p.asProxy() && p.Config.Pool == "" && len(p.Config.Routes) == 0
-}
-
-// asProxy says that clients know that we are a proxy, and speak to us as one.
-func (p *Proxy) asProxy() bool { return p.Config.IsProxy() }
-
 // brokenAtOnce handles a server that has accepted the connection and reset it before it was asked anything.
 func (c *conn) brokenAtOnce(l *engine.Loop) {
 	c.proxy.Counters.Errors[listen.ServerReset]++
 	c.up.place.Counters().Resets++
 	c.letGo(l, false)
 	if c.opaque {
-		c.recordOpaque(accesslog.Tunnel, string(errorpage.Reset), c.judgeOpaque().Place())
+		c.recordLost(errorpage.Reset)
 	}
 	switch {
 	case c.opaque || c.proxy.Config.ResetsOnServerFailure():

@@ -48,7 +48,7 @@ func (c *conn) decide(l *engine.Loop, r *http1.Request, data []byte) verdict {
 	switch {
 	case r.Form == http1.Absolute && string(bytes.ToLower(r.Scheme.Of(r.Raw))) != c.scheme():
 		return c.refuse(l, data, errorpage.NotImplemented, 501)
-	case p.asProxy() && (r.Form == http1.Origin || r.Form == http1.Asterisk) && len(p.Config.Routes) == 0:
+	case p.Config.Connects() && (r.Form == http1.Origin || r.Form == http1.Asterisk):
 		p.Counters.Errors[listen.BadRequest]++ // a browser that takes the proxy for a web server
 		return c.refuse(l, data, errorpage.BadRequest, 400)
 	}
@@ -73,7 +73,7 @@ func (c *conn) decide(l *engine.Loop, r *http1.Request, data []byte) verdict {
 	}
 	destination := p.Config.DestinationOf()
 	route := int(ex.route) - 1
-	if p.Shared.Upstream != nil && !(r.Connect && p.terminates()) {
+	if p.Shared.Upstream != nil && !(r.Connect && p.Config.Connects()) {
 		if t.tls = host; host == "" {
 			t.tls = c.flow.Original.Addr().String()
 		}
@@ -129,7 +129,7 @@ func (c *conn) port(r *http1.Request) uint16 {
 }
 
 // secure says that the client asks for something by https. A proxy that is spoken to by TLS is asked for tunnels then, and itself for http alone.
-func (c *conn) secure() bool { return c.flow.TLS != nil && !c.proxy.asProxy() }
+func (c *conn) secure() bool { return c.flow.TLS != nil && !c.proxy.Config.IsProxy() }
 
 // scheme is that of what the client asks for.
 func (c *conn) scheme() string {
@@ -216,7 +216,7 @@ func (c *conn) gather(r *http1.Request, host string, port uint16, byName bool) {
 	if c.flow.TLS != nil {
 		f.SNI, f.ALPN = c.flow.TLS.ServerName, c.flow.TLS.ALPN
 	}
-	if !(r.Connect && p.terminates()) { // a tunnel of our own has no response that could be judged
+	if !(r.Connect && p.Config.Connects()) { // a tunnel of our own has no response that could be judged
 		f.Missing = access.Response
 	}
 	if p.Config.Intercept != nil {

@@ -57,7 +57,7 @@ func New(o Options) (*Server, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	t := o.Config.TLS
 	protocols := []string{"http/1.1"}
-	if t.HTTP2 && !(o.Config.IsProxy() && len(o.Config.Routes) == 0) { // of a proxy clients want tunnels, which net/http does not make of streams
+	if t.HTTP2 && !o.Config.Connects() { // of a proxy clients want tunnels, which net/http does not make of streams
 		protocols = []string{"h2", "http/1.1"}
 	}
 	if t.ACME != nil {

@@ -63,15 +63,9 @@ var oneWay = []plan.VerdictRange{{Do: plan.Verdict{Word: "accept"}}}
 // meterRule tries a rule with the dynamic set that it adds to.
 func meterRule(m plan.Meter) func(*transaction) error {
 	return func(tx *transaction) error {
-		c := plan.Chain{Name: "c"}
-		r, err := compile(plan.NFTRule{Exprs: []plan.Expr{m}}, nil)
-		if err != nil {
-			return err
-		}
-		tx.addTable(trialTable, false, nil)
-		err = errors.Join(tx.addSet(trialTable, plan.Set{Name: m.Set, Type: m.Key.SetType(), Dynamic: true, Size: 100}), tx.addChain(trialTable, c))
-		tx.addRule(trialTable, c.Name, r)
-		return err
+		return trialRule(tx, func() error {
+			return tx.addSet(trialTable, plan.Set{Name: m.Set, Type: m.Key.SetType(), Dynamic: true, Size: 100})
+		}, m)
 	}
 }
 
@@ -82,35 +76,31 @@ func emptyTable(owner bool) func(*transaction) error {
 }
 
 func rules(es ...plan.Expr) func(*transaction) error {
-	return func(tx *transaction) error { return trialRule(tx, es...) }
+	return func(tx *transaction) error { return trialRule(tx, nil, es...) }
 }
 
-func trialRule(tx *transaction, es ...plan.Expr) error {
+// trialRule makes a rule in a table of its own. with, if not nil, adds to the table what the rule refers to.
+func trialRule(tx *transaction, with func() error, es ...plan.Expr) error {
 	c := plan.Chain{Name: "c"} // no base chain: it would be hooked for a moment
 	r, err := compile(plan.NFTRule{Exprs: es}, nil)
 	if err != nil {
 		return err
 	}
 	tx.addTable(trialTable, false, nil)
-	if err := tx.addChain(trialTable, c); err != nil {
-		return err
+	if with != nil {
+		err = with()
 	}
+	err = errors.Join(err, tx.addChain(trialTable, c))
 	tx.addRule(trialTable, c.Name, r)
-	return nil
+	return err
 }
 
 // flowtableTrial tries one on the loopback interface, where it would take up nothing.
 func flowtableTrial(tx *transaction) error {
-	c := plan.Chain{Name: "c"}
-	r, err := compile(plan.NFTRule{Exprs: []plan.Expr{plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.FlowAdd{Flowtable: "f"}}}, nil)
-	if err != nil {
-		return err
-	}
-	tx.addTable(trialTable, false, nil)
-	tx.addFlowtable(trialTable, plan.Flowtable{Name: "f", Devices: []string{"lo"}})
-	err = tx.addChain(trialTable, c)
-	tx.addRule(trialTable, c.Name, r)
-	return err
+	return trialRule(tx, func() error {
+		tx.addFlowtable(trialTable, plan.Flowtable{Name: "f", Devices: []string{"lo"}})
+		return nil
+	}, plan.L4Proto{Protos: []byte{unix.IPPROTO_TCP}}, plan.FlowAdd{Flowtable: "f"})
 }
 
 func timeoutSet(tx *transaction) error {
