@@ -123,43 +123,75 @@ func TestFamily(t *testing.T) {
 	}
 }
 
-// Each way gives every server its share, by weight, also when all loops choose at once: over 12,000 connections that are short.
-// Those that look at loads see some of the other loops' connections, which shifts a few.
+// Each way gives every server its share, by weight: over 12,000 connections that are short, made by four loops at once. The ways that look at
+// loads are asked by one loop alone: where another is stopped in the middle of a choice, its server has a connection more, and rightly gets fewer.
 func TestShares(t *testing.T) {
 	weights := []int{1, 2, 3}
 	for _, test := range []struct {
 		balance config.Balance
+		loops   int
 		within  float64
 	}{
-		{config.BalanceRoundRobin, 0.001}, {config.BalanceLeastConnections, 0.15}, {config.BalanceRandom, 0.25}, {config.BalanceSource, 0.08},
+		{config.BalanceRoundRobin, 4, 0.001}, {config.BalanceSource, 4, 0.08}, {config.BalanceLeastConnections, 1, 0.001}, {config.BalanceRandom, 1, 0.08},
 	} {
 		t.Run(string(test.balance), func(t *testing.T) {
-			c := of4(len(weights))
-			c.Balance = test.balance
-			for i, w := range weights {
-				c.Servers[i].Weight = w
-			}
-			p := New(c, 4, nil)
-			var counts [3]atomic.Int64
-			var wait sync.WaitGroup
-			for loop := range 4 {
-				wait.Go(func() {
-					for i := range 3000 {
-						e, _ := p.Pick(&Want{Client: client(loop*3000 + i)}, &Tried{})
-						counts[e.Address().Addr().As4()[3]].Add(1)
-						e.Release()
-					}
-				})
-			}
-			wait.Wait()
-			for i, w := range weights {
-				want := 12000 * float64(w) / 6
-				if got := float64(counts[i].Load()); math.Abs(got-want) > want*test.within+1 {
-					t.Errorf("server %d of weight %d has %.0f of 12000, want %.0f", i, w, got, want)
+			for i, got := range shares(t, test.balance, weights, test.loops) {
+				want := 12000 * float64(weights[i]) / 6
+				if math.Abs(float64(got)-want) > want*test.within+1 {
+					t.Errorf("server %d of weight %d has %d of 12000, want %.0f", i, weights[i], got, want)
 				}
 			}
 		})
 	}
+}
+
+// However many loops choose at once, each connection has its place on one server and leaves it again.
+func TestSharesOfManyLoops(t *testing.T) {
+	for _, balance := range []config.Balance{config.BalanceLeastConnections, config.BalanceRandom} {
+		t.Run(string(balance), func(t *testing.T) {
+			var sum int64
+			for _, got := range shares(t, balance, []int{1, 2, 3}, 4) {
+				sum += got
+			}
+			if sum != 12000 {
+				t.Errorf("%d of 12000 connections have a server", sum)
+			}
+		})
+	}
+}
+
+// shares says how many of 12,000 connections, each ended before its loop makes the next, each server has had.
+func shares(t *testing.T, balance config.Balance, weights []int, loops int) []int64 {
+	c := of4(len(weights))
+	c.Balance = balance
+	for i, w := range weights {
+		c.Servers[i].Weight = w
+	}
+	p := New(c, loops, nil)
+	counts := make([]atomic.Int64, len(weights))
+	var wait sync.WaitGroup
+	for loop := range loops {
+		wait.Go(func() {
+			for i := range 12000 / loops {
+				e, outcome := p.Pick(&Want{Client: client(loop*12000/loops + i)}, &Tried{})
+				if e == nil {
+					t.Errorf("no server: outcome %d", outcome)
+					return
+				}
+				counts[e.Address().Addr().As4()[3]].Add(1)
+				e.Release()
+			}
+		})
+	}
+	wait.Wait()
+	had := make([]int64, len(weights))
+	for i, e := range p.Endpoints() {
+		had[i] = counts[i].Load()
+		if e.Active() != 0 {
+			t.Errorf("server %d has %d connections when all have ended", i, e.Active())
+		}
+	}
+	return had
 }
 
 // Connections that stay are spread by weight to within one.
