@@ -175,7 +175,7 @@ func (g *gateway) dial() *net.TCPConn {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(func() { c.Close() })
-	deadline(g.t, c, 20*time.Second)
+	deadline(g.t, c, time.Minute)
 	return c.(*net.TCPConn)
 }
 
@@ -185,7 +185,7 @@ func (g *gateway) refused() {
 	c, err := net.DialTimeout("tcp", g.addr, 5*time.Second)
 	if err == nil {
 		defer c.Close()
-		deadline(g.t, c, 20*time.Second)
+		deadline(g.t, c, time.Minute)
 		_, err = io.Copy(io.Discard, c)
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {

@@ -380,6 +380,7 @@ func TestManyBlockedReaders(t *testing.T) {
 	for _, c := range conns {
 		wait.Go(func() {
 			defer c.Close()
+			deadline(t, c, 2*time.Minute)
 			if n, err := lab.CheckPattern(c); n != size || err != nil {
 				t.Errorf("%d bytes and %v, want %d", n, err, size)
 			}

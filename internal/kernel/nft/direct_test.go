@@ -124,7 +124,8 @@ func TestCounters(t *testing.T) {
 	}
 }
 
-// TestHundredThousandElements writes, compares and changes large sets in a time in which nobody waits.
+// TestHundredThousandElements writes, compares and changes large sets in a time in which nobody waits: two or three seconds on an idle machine.
+// The bound is for a busy one with the race detector, and what takes the square of a set's size is still far beyond it.
 func TestHundredThousandElements(t *testing.T) {
 	h := host(t)
 	c := open(t, h, "/run/test")
@@ -142,7 +143,7 @@ func TestHundredThousandElements(t *testing.T) {
 		if err != nil || len(got) != changes {
 			t.Fatalf("%s: %d changes, %.300v", what, len(got), err)
 		}
-		if d := time.Since(start); d > 5*time.Second {
+		if d := time.Since(start); d > time.Minute {
 			t.Errorf("%s took %v", what, d)
 		} else {
 			t.Logf("%s took %v", what, d)
