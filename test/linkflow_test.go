@@ -3,6 +3,7 @@ package test
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -157,10 +158,7 @@ func TestLinkShares(t *testing.T) {
 				counts := o.spread(flows, func(i int) string { return net.JoinHostPort(f.server+strconv.Itoa(10+i%20), "80") })
 				t.Logf("%s: %d flows in %v: %v", f.name, flows, time.Since(began).Round(time.Millisecond), counts)
 				share := float64(counts["virtua"]) / float64(flows)
-				slack := 0.10
-				if flows >= 1000 {
-					slack = 0.04 // more than three standard deviations of the draw
-				}
+				slack := 4.5 * math.Sqrt(2./3*1/3/float64(flows)) // standard deviations of the draw: once in 150,000 times
 				if counts["virtua"]+counts["embratel"] != flows || share < 2./3-slack || share > 2./3+slack {
 					t.Errorf("%s: %v, want 2:1 of %d", f.name, counts, flows)
 				}

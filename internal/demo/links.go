@@ -47,7 +47,7 @@ forward:
 const (
 	linkFlows   = 3000
 	linkClients = 20
-	mostAstray  = 3.0 // percent that a share may be off its weight
+	mostAstray  = 4.0 // percent that a share may be off its weight: four and a half standard deviations of the draw
 )
 
 // officeLinks are the links of linksFile with the networks of their providers.

@@ -8,13 +8,16 @@ import (
 	"salp/internal/config"
 )
 
-// Priorities of the links' rules, counted from kernel.priority, whose own rules deliver packets to listeners and come before. Of each
-// pair, the first asks the host's own table without its default route.
+// Priorities of the links' rules, counted from kernel.priority, whose own rules deliver packets to listeners and come before. The host's own
+// table, without its default route, is asked before any of a link. Each rule costs each packet a little, twice: the kernel also looks up the way back.
 const (
-	ruleDevice = 1 // bound to the link's interface
-	ruleMark   = 3 // belongs to a flow of the link
-	ruleSource = 5 // bound to an address of the link
-	ruleOwn    = 7 // sent by this host, and not decided about
+	ruleLocal  = 1 // sent by this host: its own table
+	ruleDevice = 2 // bound to the link's interface
+	ruleFlow   = 3 // belongs to a flow of the link: the host's own table
+	ruleMark   = 4 // belongs to a flow of the link
+	ruleBound  = 5 // bound to an address of the link, and no link is this host's own way: the host's own table
+	ruleSource = 6 // bound to an address of the link
+	ruleOwn    = 8 // sent by this host, and not decided about
 )
 
 // lastMetric is that of the route which is there when no other is.
@@ -22,46 +25,63 @@ const lastMetric = 1<<32 - 2
 
 // rulesAndRoutes sends packets with a link's mark, and sockets that are bound to the link, to the link's table.
 func (r *linkRecipe) rulesAndRoutes() (rules []Rule, routes []Route) {
-	pair := func(at uint32, one Rule) {
-		base := r.cfg.Kernel.Priority + at
-		own := one
-		own.Priority, own.Table, own.SuppressDefault, own.Action = base, MainTable, true, ""
-		one.Priority = base + 1
-		rules = append(rules, own, one)
-	}
 	for _, f := range r.families {
+		own, ok := r.ownWay(f)
 		for _, u := range r.links {
-			if !u.serves(f) {
-				continue
-			}
-			way := u.way(f)
-			routes = append(routes, u.routes(f)...)
-			pair(ruleMark, Rule{Family: f, Mark: u.mark, Mask: r.mask, Table: u.table})
-			if !way.Usable() {
-				continue
-			}
-			pair(ruleDevice, Rule{Family: f, OIF: way.Dev, Table: u.table})
-			for _, a := range way.Addresses {
-				pair(ruleSource, Rule{Family: f, From: netip.PrefixFrom(a, a.BitLen()), Table: u.table})
+			if u.serves(f) {
+				rules, routes = append(rules, r.rulesOf(f, u, ok)...), append(routes, u.routes(f)...)
 			}
 		}
-		u, ok := r.ownWay(f)
 		if !ok {
 			continue
 		}
-		table := u.table
+		table := own.table
 		if a := r.anchor(f); a.IsValid() && r.ownSpread(f) {
 			table = r.cfg.Kernel.LinkTable
-			route := u.routes(f)[0]
+			route := own.routes(f)[0]
 			route.Table, route.Src = table, a
 			routes = append(routes, route)
 		}
-		pair(ruleOwn, Rule{Family: f, IIF: "lo", Mask: r.mask, Table: table})
+		rules = append(rules, r.main(ruleLocal, Rule{Family: f, IIF: "lo"}), r.at(ruleOwn, Rule{Family: f, IIF: "lo", Mask: r.mask, Table: table}))
 	}
 	slices.SortStableFunc(rules, func(a, b Rule) int {
 		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Priority, b.Priority))
 	})
 	return rules, routes
+}
+
+// rulesOf are those of one link. Without a rule for all that this host sends, its own table is asked for each kind of it.
+func (r *linkRecipe) rulesOf(f Family, u *uplink, local bool) []Rule {
+	flow := Rule{Family: f, Mark: u.mark, Mask: r.mask, Table: u.table}
+	rules := []Rule{r.main(ruleFlow, flow), r.at(ruleMark, flow)}
+	way := u.way(f)
+	if !way.Usable() {
+		return rules
+	}
+	bound := func(main, at uint32, one Rule) {
+		one.Family, one.Table = f, u.table
+		if !local {
+			rules = append(rules, r.main(main, one))
+		}
+		rules = append(rules, r.at(at, one))
+	}
+	bound(ruleLocal, ruleDevice, Rule{OIF: way.Dev})
+	for _, a := range way.Addresses {
+		bound(ruleBound, ruleSource, Rule{From: netip.PrefixFrom(a, a.BitLen())})
+	}
+	return rules
+}
+
+// at gives a rule its place.
+func (r *linkRecipe) at(place uint32, one Rule) Rule {
+	one.Priority = r.cfg.Kernel.Priority + place
+	return one
+}
+
+// main makes a rule ask the host's own table without its default route.
+func (r *linkRecipe) main(place uint32, one Rule) Rule {
+	one.Table, one.SuppressDefault = MainTable, true
+	return r.at(place, one)
 }
 
 // routes are those of the link's table: out by the link, or nowhere.

@@ -127,7 +127,10 @@ func (r *linkRecipe) table() Table {
 	chains = append(chains, r.outbound()...)
 	chains = append(chains, r.decisions()...)
 	for _, u := range r.links {
-		chains = append(chains, r.take(u), r.keep(u))
+		chains = append(chains, r.take(u))
+		if len(r.links) > aFew {
+			chains = append(chains, r.keep(u))
+		}
 	}
 	chains = append(chains, r.forwards()...)
 	if f := r.flowtable(); f != nil {
@@ -214,6 +217,21 @@ func (r *linkRecipe) wans() []string {
 	return ifnames(names)
 }
 
+// aFew is up to how many links are compared one after another: looking one up in a map costs a packet what three or four comparisons do.
+const aFew = 3
+
+// remembered are the rules that make a packet go the way of its flow. Every packet passes here.
+func (r *linkRecipe) remembered() []NFTRule {
+	if len(r.links) > aFew {
+		return []NFTRule{rule("its link is known", r.known(true, (*uplink).markChain))}
+	}
+	var rules []NFTRule
+	for _, u := range r.links {
+		rules = append(rules, rule("a flow of link "+u.name, CTMark{r.mask, u.mark}, SetMarkBits{Mask: r.mask, Value: u.mark}, back))
+	}
+	return rules
+}
+
 // known sends packets of flows that have a link to the chain that prefix begins; ct says where the number is looked up.
 func (r *linkRecipe) known(ct bool, chain func(*uplink) string) VMap {
 	m := VMap{Key: MaskedMark{CT: ct, Mask: r.mask}}
@@ -239,10 +257,8 @@ const afterMangle = -149
 
 // inbound gives packets that come in their link: answers and servers inside must leave by the link that the question came in by.
 func (r *linkRecipe) inbound() []Chain {
-	c := Chain{Name: "links-in", Type: "filter", Hook: "prerouting", Priority: afterMangle, Rules: []NFTRule{
-		rule("its link is known", r.known(true, (*uplink).markChain)),
-		rule("only the first packet of a flow decides", CTState{States: []string{"new"}, Not: true}, back),
-	}}
+	c := Chain{Name: "links-in", Type: "filter", Hook: "prerouting", Priority: afterMangle, Rules: append(r.remembered(),
+		rule("only the first packet of a flow decides", CTState{States: []string{"new"}, Not: true}, back))}
 	for _, u := range r.links {
 		c.Rules = append(c.Rules, rule("came in by link "+u.name, IIFName{Names: []string{u.Interface}}, Goto{Chain: u.takeChain()}))
 	}
@@ -266,12 +282,10 @@ func (r *linkRecipe) inbound() []Chain {
 
 // outbound gives what this host sends its link. The chain has type route, so that the way is looked up again.
 func (r *linkRecipe) outbound() []Chain {
-	return []Chain{{Name: "links-out", Type: "route", Hook: "output", Priority: afterMangle, Rules: []NFTRule{
-		rule("its link is known", r.known(true, (*uplink).markChain)),
+	return []Chain{{Name: "links-out", Type: "route", Hook: "output", Priority: afterMangle, Rules: append(r.remembered(),
 		rule("its socket has chosen", r.known(false, (*uplink).takeChain)),
 		rule("only the first packet of a flow decides", CTState{States: []string{"new"}, Not: true}, back),
-		rule("this host's own traffic", Goto{Chain: decideOwn}),
-	}}}
+		rule("this host's own traffic", Goto{Chain: decideOwn}))}}
 }
 
 // local returns from a chain for what no link leads to.
