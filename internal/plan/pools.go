@@ -26,7 +26,6 @@ const (
 	beforeSNAT = 90
 
 	servicesChain = "services"
-	bytesChain    = "accounting"
 )
 
 // PoolsTable is the name of the table of the kernel path.
@@ -152,10 +151,10 @@ type poolsTable struct {
 	services  map[Family][]string // elements: address, protocol and port of listeners, and the chain
 	proxied   map[Family][]string // elements: servers that see Salp's address
 	shown     map[Family][]string // elements: servers that see the client's
-	in, out   map[Family][]string // elements: servers and counters
+	counted   map[Family][]countedServer
+	accounted map[string]bool     // elements: counted servers
 	checked   map[Family]bool     // servers of the family are checked
 	retried   map[Family][]string // elements: servers whose clients would get another one if they tried again
-	accounted map[string]bool
 }
 
 func add(to *map[Family][]string, f Family, element string) {
@@ -232,7 +231,7 @@ func (t *poolsTable) family(l *config.Listener, p *config.Pool, f Family, chain 
 		} else {
 			add(&t.proxied, f, element)
 		}
-		t.account(s, f, element)
+		t.account(s, f, proto)
 		if proto == TCP && p.Check != nil {
 			t.tryAgain(s, f, fits, element)
 		}
@@ -258,19 +257,6 @@ func (t *poolsTable) counter(name string) {
 }
 
 func serverChain(l *config.Listener, s poolServer) string { return "to-" + l.Name + "-" + s.label }
-
-// account counts a server's bytes. One address can be counted once: of a server in two pools, the first pool has it.
-func (t *poolsTable) account(s poolServer, f Family, element string) {
-	if t.accounted[element] {
-		return
-	}
-	t.accounted[element] = true
-	in, out := "in-"+s.Pool+"-"+s.label, "out-"+s.Pool+"-"+s.label
-	t.counter(in)
-	t.counter(out)
-	add(&t.in, f, element+` : "`+in+`"`)
-	add(&t.out, f, element+` : "`+out+`"`)
-}
 
 // choice is how a bucket is found, and whose each bucket is.
 func choice(l *config.Listener, balance config.Balance, f Family, servers []poolServer) (Key, Set) {
@@ -339,10 +325,8 @@ func (t *poolsTable) finish() {
 	if len(t.proxied)+len(t.shown) == 0 {
 		post.Hook = ""
 	}
-	count := Chain{Name: bytesChain, Type: "filter", Hook: "forward"}
 	for _, f := range t.families {
 		service := Fields{DaddrOf(f), L4ProtoKey, THDPort}
-		from := Fields{SaddrOf(f), L4ProtoKey, THSPort}
 		named := func(name string, elements map[Family][]string, data string) string {
 			if len(elements[f]) == 0 {
 				return ""
@@ -360,17 +344,6 @@ func (t *poolsTable) finish() {
 		if set := named("shown", t.shown, ""); set != "" {
 			post.Rules = append(post.Rules, t.hairpins(f, service, set)...)
 		}
-		if set := named("in", t.in, "counter"); set != "" {
-			count.Rules = append(count.Rules, rule("bytes to servers", CTStatus{Bits: []string{"dnat"}}, CTDirection{}, CounterFrom{Key: service, Map: set}))
-		}
-		if set := named("out", t.out, "counter"); set != "" {
-			count.Rules = append(count.Rules, rule("bytes from servers", CTStatus{Bits: []string{"dnat"}}, CTDirection{Reply: true}, CounterFrom{Key: from, Map: set}))
-		}
-		if t.checked[f] { // the set is there also when it is empty, so that it can change by elements alone
-			set := Set{Name: "retried" + f.digit(), Type: service.SetType(), Elements: t.retried[f]}
-			t.Sets = append(t.Sets, set)
-			count.Rules = append(count.Rules, t.unheard(from, set.Name))
-		}
 	}
 	services.Rules = append(services.Rules, t.direct...)
 	jump := []NFTRule{rule("what clients dial", Jump{Chain: servicesChain})}
@@ -382,18 +355,7 @@ func (t *poolsTable) finish() {
 	if post.Hook != "" {
 		hooked = append(hooked, post)
 	}
-	if len(count.Rules) > 0 {
-		hooked = append(hooked, count)
-	}
-	t.Chains = append(hooked, t.Chains...)
-}
-
-// unheard keeps a server's refusal from the client, whose TCP then sends its SYN again, and has another server chosen for it: connection tracking
-// has just forgotten the connection, as it does when a reset is the only answer, and is "dying" only for this packet. (nf_conntrack_tcp_packet in
-// net/netfilter/nf_conntrack_proto_tcp.c)
-func (*poolsTable) unheard(from Fields, set string) NFTRule {
-	return rule("a refused client tries another server", CTStatus{Bits: []string{"dying"}}, CTStatus{Bits: []string{"dnat"}}, CTDirection{Reply: true},
-		In{Key: from, Set: set}, TCPFlags{Mask: SYN | RST, Value: RST}, Verdict{Word: "drop"})
+	t.Chains = slices.Concat(hooked, t.accounting(), t.Chains)
 }
 
 // hairpins give Salp's address to those clients alone who are in the network of the server, which would answer them directly, past Salp.
