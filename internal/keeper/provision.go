@@ -22,6 +22,7 @@ import (
 type provision struct {
 	cfg     *config.Config
 	plan    plan.Plan
+	planned []plan.ServerFact // the servers that the plan knows
 	ports   map[string]uint16
 	groups  []*group
 	opened  map[place][]int // those of its sockets that nobody had before
@@ -119,6 +120,7 @@ func (k *keeper) openSockets(p *provision) error {
 func (k *keeper) planFor(p *provision, facts plan.Facts) error {
 	p.ports = plan.Ports(p.cfg, facts)
 	facts.Ports = p.ports
+	p.planned = facts.Servers
 	var err error
 	if p.plan, err = plan.Make(p.cfg, facts); err != nil {
 		return err
@@ -131,6 +133,22 @@ func (k *keeper) planFor(p *provision, facts plan.Facts) error {
 		return err
 	}
 	return missing(needs(p.cfg, p.plan, with.who, firstFreePort()), with.have)
+}
+
+// planNamed makes the plan anew when names have got addresses since it was made: the kernel path must not be in force without its servers,
+// not for a moment.
+func (k *keeper) planNamed(p *provision) error {
+	servers := p.servers.facts()
+	if !p.cfg.KernelPath() || slices.Equal(servers, p.planned) {
+		return nil
+	}
+	facts, err := k.facts(p.links)
+	if err != nil {
+		return err
+	}
+	facts.Servers, facts.Ports = servers, p.ports
+	p.plan, err = plan.Make(p.cfg, facts)
+	return err
 }
 
 // chose tells whether the port of an address was Salp's choice, so that another will do.
@@ -175,9 +193,13 @@ func (p *provision) dismiss(why string) {
 // commit puts the pending provision in force: its worker is ready, or it needs none. Kernel first, then the old worker drains.
 func (k *keeper) commit(now time.Time) {
 	p := k.pending
-	p.plan = k.carryOver(p.plan, p.worker)
-	k.useLinks(p.links)
-	if err := k.applyNew(p.plan); err != nil {
+	err := k.planNamed(p)
+	if err == nil {
+		p.plan = k.carryOver(p.plan, p.worker)
+		k.useLinks(p.links)
+		err = k.applyNew(p.plan)
+	}
+	if err != nil {
 		p.dismiss("its configuration is not used")
 		k.giveUp(err)
 		return
