@@ -204,6 +204,18 @@ type sending struct {
 // sessionEvery is how long each sender pauses between two messages.
 const sessionEvery = 15 * time.Millisecond
 
+// enough is how many sessions show something; a slow machine gets some time for them.
+const (
+	enough       = 50
+	enoughWithin = 10 * time.Second
+)
+
+func (s *sending) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
 func (c *cluster) startSending() *sending {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &sending{stop: cancel}
@@ -225,6 +237,9 @@ func (c *cluster) startSending() *sending {
 
 // finish ends the sending and tells how it went. Sessions that began before cut may have been cut; others that failed are an error.
 func (c *cluster) finish(s *sending, cut time.Time) error {
+	for end := time.Now().Add(enoughWithin); s.count() < enough+len(c.senders) && time.Now().Before(end); {
+		time.Sleep(sessionEvery)
+	}
 	s.stop()
 	s.ended.Wait()
 	var done, torn int
@@ -246,7 +261,7 @@ func (c *cluster) finish(s *sending, cut time.Time) error {
 	}
 	c.page.line("    %s", line)
 	c.page.line("    %s", c.page.good("no new session failed"))
-	if done < 50 {
+	if done < enough {
 		return fmt.Errorf("only %d sessions: that shows nothing", done)
 	}
 	return nil
