@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// localEvery is how often the host's addresses are read again.
+// localEvery is how often the host's addresses are read again, and its routes unless there are many.
 const localEvery = 5 * time.Second
 
 // watchLocal keeps what is known of the host's addresses and routes fresh, where somebody needs it: the loop guard, and those who must know whose servers
@@ -61,15 +61,38 @@ func (w *wiring) setLocal(log *slog.Logger) {
 			}
 		}
 	}
-	more, err := routed(func(name string) bool { return hears[name] })
-	if err != nil {
-		log.Warn("this host's routes cannot be read", "error", err)
+	w.own.SetLocal(addrs)
+	if !w.clients {
+		return
 	}
-	for _, p := range more {
+	for _, p := range w.routes.read(func(name string) bool { return hears[name] }, log) {
 		if !slices.Contains(shared, p) {
 			shared = append(shared, p)
 		}
 	}
-	w.own.SetLocal(addrs)
 	w.networks.SetOnLink(shared)
+}
+
+// routesShare is how much longer than it takes to read the routes they are left alone: a router with a million of them takes a second, and
+// the worker has other things to do.
+const routesShare = 100
+
+// routeReader reads the host's routes again now and then.
+type routeReader struct {
+	next time.Time
+	last []netip.Prefix
+}
+
+// read returns what routed last found.
+func (r *routeReader) read(shared func(name string) bool, log *slog.Logger) []netip.Prefix {
+	begin := time.Now()
+	if begin.Before(r.next) {
+		return r.last
+	}
+	found, err := routed(shared)
+	if err != nil {
+		log.Warn("this host's routes cannot be read", "error", err)
+	}
+	r.last, r.next = found, time.Now().Add(routesShare*time.Since(begin))
+	return r.last
 }

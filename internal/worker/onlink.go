@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/hex"
 	"math/bits"
@@ -25,17 +26,22 @@ func routed(shared func(name string) bool) (all []netip.Prefix, err error) {
 		file  string
 		parse func(line string) (netip.Prefix, string, bool)
 	}{{"/proc/self/net/route", onLink4}, {"/proc/self/net/ipv6_route", onLink6}} {
-		text, err := os.ReadFile(family.file)
+		file, err := os.Open(family.file)
 		if os.IsNotExist(err) {
 			continue // without IPv6
 		}
 		if err != nil {
 			return nil, err
 		}
-		for line := range strings.Lines(string(text)) {
-			if p, name, ok := family.parse(line); ok && shared(name) {
+		defer file.Close()
+		lines := bufio.NewScanner(file) // a line at a time: the whole may be a hundred megabytes
+		for lines.Scan() {
+			if p, name, ok := family.parse(lines.Text()); ok && shared(name) {
 				all = append(all, p)
 			}
+		}
+		if err := lines.Err(); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil

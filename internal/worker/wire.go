@@ -27,6 +27,7 @@ type wiring struct {
 	engine    *engine.Engine
 	own       *listen.Own
 	networks  *dial.Networks
+	routes    routeReader
 	clients   bool // some server is shown the client's address
 	pools     map[string]*pool.Pool
 	links     *policy.Links               // nil: there are none
