@@ -130,7 +130,7 @@ func choose[T any](kind, text string, all []T, name func(T) string) ([]T, error)
 func (o options) present(ctx context.Context, progress io.Writer) (list []contender, done func(), err error) {
 	done = func() {}
 	salp := o.salp
-	if salp == "" && (o.wants("salp") || o.wants("salp-kernel")) {
+	if salp == "" && slices.ContainsFunc(contenders(""), func(c contender) bool { return strings.HasPrefix(c.name, "salp") && o.wants(c.name) }) {
 		if salp, done, err = buildSalp(ctx); err != nil {
 			return nil, done, err
 		}

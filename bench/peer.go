@@ -54,6 +54,8 @@ func contenders(salp string) []contender {
 			make: func() peer { return &salpPeer{binary: salp, offload: true} }},
 		{name: "salp-kernel", note: "via: kernel; where the client's address is kept, clients dial the gateway all the same", modes: pooled, carries: opaque,
 			missing: needs(salp), version: salpVersion(salp), make: func() peer { return &salpPeer{binary: salp, kernel: true} }},
+		{name: "salp-kernel-offload", note: "via: kernel, offload: true", modes: pooled, carries: opaque, missing: flowtables(salp), version: salpVersion(salp),
+			make: func() peer { return &salpPeer{binary: salp, kernel: true, offload: true} }},
 	}
 }
 

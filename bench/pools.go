@@ -58,6 +58,7 @@ const salpKernelPools = `listeners:
     listen: ["%s"]
     via: kernel
     source: client
+    offload: %t
     pool: servers
 pools:
   servers:
@@ -66,7 +67,7 @@ pools:
 
 func (s *salpPeer) poolsConfig(n *network) string {
 	if s.kernel {
-		return fmt.Sprintf(salpKernelPools, n.inside, n.quoted())
+		return fmt.Sprintf(salpKernelPools, n.inside, s.offload, n.quoted())
 	}
 	return fmt.Sprintf(salpPools, proxyLoops, n.inside, n.quoted())
 }

@@ -17,7 +17,7 @@ type salpPeer struct {
 	program
 	binary  string
 	kernel  bool // the kernel path
-	offload bool // links' flows pass no rules
+	offload bool // flows of links, or of the kernel path, pass no rules
 }
 
 const (
@@ -48,6 +48,7 @@ const salpKernel = `listeners:
     listen: ["%s"]
     via: kernel
     source: %s
+    offload: %t
     pool: servers
 pools:
   servers:
@@ -66,7 +67,7 @@ func (s *salpPeer) config(n *network, m mode) string {
 		if m == transparent {
 			source = "client"
 		}
-		return fmt.Sprintf(salpKernel, n.inside, source, n.server)
+		return fmt.Sprintf(salpKernel, n.inside, source, s.offload, n.server)
 	}
 	protocol := "tcp"
 	if n.http {

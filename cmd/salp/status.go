@@ -147,7 +147,7 @@ func printListeners(w io.Writer, p paint, listeners []admin.Listener) {
 	g := newGrid(p.dim, "LISTENER", "MODE", "WHERE", "OPEN ", "TOTAL ", "IN ", "OUT ", "ERRORS ")
 	for _, l := range listeners {
 		c := l.Counters
-		g.row(l.Name, modeWords(l), where(l), fmt.Sprint(c.Active), fmt.Sprint(c.Accepted), size(c.BytesIn), size(c.BytesOut), fmt.Sprint(total(c.Errors)))
+		g.row(l.Name, modeWords(l), where(l), fmt.Sprint(c.Active), fmt.Sprint(c.Accepted), counted(l.Offloaded, c.BytesIn), counted(l.Offloaded, c.BytesOut), fmt.Sprint(total(c.Errors)))
 	}
 	g.print(w, statusWidth)
 	for _, l := range listeners {
@@ -155,6 +155,14 @@ func printListeners(w io.Writer, p paint, listeners []admin.Listener) {
 			fmt.Fprintf(w, "    %s %s\n", p.dim(l.Name+":"), line)
 		}
 	}
+}
+
+// counted spells a number of bytes, or that nobody knows it.
+func counted(offloaded bool, bytes uint64) string {
+	if offloaded {
+		return "-"
+	}
+	return size(bytes)
 }
 
 func upDown(p paint, up bool, text string) gridCell {

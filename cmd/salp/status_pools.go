@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"salp/internal/admin"
@@ -19,7 +20,7 @@ func printPools(w io.Writer, p paint, pools []admin.Pool) {
 		g.row(gridCell{poolWords(pool), p.bold})
 		for _, s := range pool.Servers {
 			g.row("  "+serverWords(s), upDown(p, s.State == control.ServerUp, string(s.State)), checkWords(s.Checked), openWords(s),
-				fmt.Sprint(s.Connections), size(s.BytesIn), size(s.BytesOut), fmt.Sprint(total(s.Errors)))
+				fmt.Sprint(s.Connections), counted(s.Offloaded, s.BytesIn), counted(s.Offloaded, s.BytesOut), fmt.Sprint(total(s.Errors)))
 		}
 	}
 	g.print(w, statusWidth)
@@ -86,6 +87,9 @@ func poolDetails(pool admin.Pool) []string {
 	}
 	if n := pool.NoServer; n > 0 {
 		lines = append(lines, fmt.Sprintf("no server was fit for %s", count(int(n), "connection")))
+	}
+	if slices.ContainsFunc(pool.Servers, func(s admin.PoolServer) bool { return s.Offloaded }) {
+		lines = append(lines, "bytes are not counted where - is: offload carries them past the rules")
 	}
 	for _, s := range pool.Servers {
 		if s.State != control.ServerUp {

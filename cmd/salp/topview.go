@@ -62,6 +62,7 @@ type line struct {
 	key, name, state string
 	good             bool
 	open             uint64
+	offloaded        bool // bytes are not known
 	total            counts
 	rate             rates
 }
@@ -189,7 +190,7 @@ func gather(s *admin.Status) []part {
 	listeners := part{title: "LISTENER", state: "MODE"}
 	for _, l := range s.Listeners {
 		c := l.Counters
-		listeners.lines = append(listeners.lines, line{key: l.Name, name: l.Name, state: l.Mode, good: true, open: c.Active,
+		listeners.lines = append(listeners.lines, line{key: l.Name, name: l.Name, state: l.Mode, good: true, open: c.Active, offloaded: l.Offloaded,
 			total: counts{c.Accepted, c.BytesIn, c.BytesOut, total(c.Errors)}})
 	}
 	servers := part{title: "SERVER", state: "STATE"}
@@ -200,7 +201,7 @@ func gather(s *admin.Status) []part {
 				name += " " + one.Address
 			}
 			servers.lines = append(servers.lines, line{key: p.Name + "/" + one.Name + "/" + one.Address, name: name, state: string(one.State),
-				good: one.State == control.ServerUp, open: one.Active, total: counts{one.Connections, one.BytesIn, one.BytesOut, total(one.Errors)}})
+				good: one.State == control.ServerUp, open: one.Active, offloaded: one.Offloaded, total: counts{one.Connections, one.BytesIn, one.BytesOut, total(one.Errors)}})
 		}
 	}
 	links := part{title: "LINK", state: "STATE"}
@@ -253,7 +254,7 @@ func (v *view) section(s part, width, height int) []string {
 		if s.title == "LISTENER" {
 			paint = nil
 		}
-		g.row(l.name, gridCell{l.state, paint}, fmt.Sprint(l.open), fmt.Sprintf("%.1f", l.rate.connections), size(uint64(l.rate.in)), size(uint64(l.rate.out)), fmt.Sprintf("%.1f", l.rate.errors))
+		g.row(l.name, gridCell{l.state, paint}, fmt.Sprint(l.open), fmt.Sprintf("%.1f", l.rate.connections), counted(l.offloaded, uint64(l.rate.in)), counted(l.offloaded, uint64(l.rate.out)), fmt.Sprintf("%.1f", l.rate.errors))
 	}
 	lines := append([]string{""}, g.lines(width)...)
 	if hidden > 0 {

@@ -63,6 +63,23 @@ func TestStatusFitsAHundredColumns(t *testing.T) {
 	}
 }
 
+// Bytes that nobody counts are no 0, and it is said why.
+func TestOffloadedBytesAreNotShown(t *testing.T) {
+	s := busy(0)
+	s.Listeners, s.Pools[0].Servers, s.Links = s.Listeners[:1], s.Pools[0].Servers[:1], nil
+	s.Listeners[0].Offloaded, s.Pools[0].Servers[0].Offloaded = true, true
+	var out bytes.Buffer
+	printStatus(&out, s)
+	if text := strings.Join(strings.Fields(out.String()), " "); strings.Count(text, " - - ") != 2 || !strings.Contains(text, "offload carries them past the rules") {
+		t.Errorf("%s", out.String())
+	}
+	v := view{sort: sortOpen}
+	v.add(s, time.Now())
+	if text := strings.Join(strings.Fields(strings.Join(v.lines(100, 40, nil), " ")), " "); strings.Count(text, " - - ") != 2 {
+		t.Errorf("top: %s", text)
+	}
+}
+
 func TestTopFits(t *testing.T) {
 	for _, size := range [][2]int{{80, 24}, {80, 10}, {200, 60}, {60, 5}, {80, 3}} {
 		v := view{sort: sortOpen}

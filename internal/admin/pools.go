@@ -39,7 +39,8 @@ type PoolServer struct {
 	SameNetwork uint64            `json:"same_network,omitempty"` // connections of clients that it would have answered past Salp: see Fallback
 	BytesIn     uint64            `json:"bytes_in"`
 	BytesOut    uint64            `json:"bytes_out"`
-	Errors      map[string]uint64 `json:"errors,omitempty"` // by kind
+	Offloaded   bool              `json:"offloaded,omitempty"` // its flows pass no rules (offload), so bytes are not counted: both are 0, whatever was sent
+	Errors      map[string]uint64 `json:"errors,omitempty"`    // by kind
 }
 
 // ServerChange is the answer of POST /pool: what a server was set to.

@@ -122,6 +122,7 @@ type Listener struct {
 	OnFailure  string   `json:"on_failure,omitempty"`
 	Pool       string   `json:"pool,omitempty"`
 	Limits     Limits   `json:"limits"`
+	Offloaded  bool     `json:"offloaded,omitempty"` // flows of its servers pass no rules (offload), so bytes are not counted: bytes_in and bytes_out are 0, whatever was sent
 
 	Counters control.Listener    `json:"counters"`
 	Queue    control.AcceptQueue `json:"accept_queue"` // connections that the worker has not taken yet

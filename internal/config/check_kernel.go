@@ -12,6 +12,9 @@ func (c *checker) via(l *Listener, at Path) {
 		case c.has(at.with("on_down")):
 			c.fault(at.with("on_down"), "on_down needs via: kernel; a worker resets the connections of a server that is gone by itself", "remove the key")
 		}
+		if c.has(at.with("offload")) && !c.refused[at.with("via").id()] {
+			c.fault(at.with("offload"), "offload needs via: kernel; a worker's connections begin and end in this host, and are not forwarded", "add  via: kernel,  or remove the key")
+		}
 		return
 	}
 	if c.has(at.with("intercept")) {

@@ -45,6 +45,7 @@ type Listener struct {
 	Via       Via
 	Transport Transport
 	OnDown    OnDown
+	Offload   bool // established flows pass no rules, where the kernel can
 
 	Protocol    Protocol
 	NotHTTP     NotHTTP

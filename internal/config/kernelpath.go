@@ -16,6 +16,9 @@ const (
 	OnDownReset OnDown = "reset" // they are forgotten, so that TCP clients are reset and connect anew
 )
 
+// Offloads says whether the kernel is to carry the listener's established flows past all rules.
+func (l *Listener) Offloads() bool { return l.Via == ViaKernel && l.Offload }
+
 // KernelPath says whether any listener's connections are carried by the kernel.
 func (c *Config) KernelPath() bool {
 	for _, l := range c.Listeners {

@@ -37,3 +37,13 @@ var rateKeys = []field[Limits]{
 		aka:     []string{"per_client_rate", "rate_per_client"},
 	}, number[int](1, 10_000_000), func(l *Limits) *int { return &l.ClientRate }),
 }
+
+var offloadKey = prop(entry{key: "offload", def: "false",
+	doc: "With `via: kernel`, lets the kernel carry established flows past all rules (a flowtable), which costs it less for each packet: TCP from the end of the handshake on, UDP when a flow " +
+		"has lived for two seconds. First packets pass the rules as ever, and what becomes of flows when a server is drained or goes down is as ever. " +
+		"Where the kernel has no flowtables (`salp features` tells), it changes nothing.",
+	watch: "No rule sees these packets, so the bytes of such a listener's servers cannot be counted: `salp status` shows `-`, and metrics leave them out, also for other listeners with the same servers. " +
+		"Connections are counted. Where a listener without `offload` has an address and a server in common with one that has it, their flows cannot be told apart and none is offloaded. Rules of other programs that block or count flows that live already do not see them either.",
+	example: "offload: true",
+	aka:     []string{"flow_offload", "flow_offloading", "flowtable", "fast_path", "fasttrack"},
+}, boolean(), func(l *Listener) *bool { return &l.Offload })

@@ -73,7 +73,7 @@ var listenerKeys = mapping(listenerRules,
 		example: "keepalive: 30s",
 		aka:     []string{"tcp_keepalive", "so_keepalive"},
 	}, wholeSeconds(span(time.Second, 32767*time.Second, "off")), func(l *Listener) *time.Duration { return &l.Keepalive }),
-	viaKey, transportKey, onDownKey,
+	viaKey, transportKey, onDownKey, offloadKey,
 	protocolKey, notHTTPKey, accessKey, markKey(markingOf), dscpKey(markingOf), linkKey(markingOf), routesKey, httpKey, errorsKey, authKey, tlsKey, upstreamTLSKey,
 )
 

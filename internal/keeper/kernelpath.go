@@ -164,7 +164,8 @@ func (k *keeper) addKernelCounts(s *admin.Status) {
 		return
 	}
 	byServer := map[serverKey]plan.ServerCounters{}
-	for _, c := range plan.CountersOf(k.cfg, plan.Facts{Servers: k.servers.facts()}) {
+	table := tableOf(k.plan, plan.PoolsTable(k.cfg.Kernel))
+	for _, c := range plan.CountersOf(k.cfg, k.servers.facts(), table != nil && len(table.Flowtables) > 0) {
 		byServer[serverKey{c.Pool, c.Server, c.Address}] = c
 	}
 	for i := range s.Pools {
@@ -175,12 +176,15 @@ func (k *keeper) addKernelCounts(s *admin.Status) {
 			if err != nil || !there {
 				continue
 			}
-			s.Pools[i].Via = string(config.ViaKernel)
+			s.Pools[i].Via, d.Offloaded = string(config.ViaKernel), c.Offloaded
 			for _, name := range c.Connections {
 				d.Connections += counts[name].Packets
 			}
 			d.BytesIn += counts[c.In].Bytes
 			d.BytesOut += counts[c.Out].Bytes
+			if d.Offloaded { // those of a worker would pass for all
+				d.BytesIn, d.BytesOut = 0, 0
+			}
 		}
 	}
 	for i := range s.Listeners {
@@ -207,7 +211,11 @@ func (k *keeper) addListenerCounts(d *admin.Listener, byServer map[serverKey]pla
 			continue
 		}
 		d.Counters.Accepted += counts[c.Connections[l.Name]].Packets
+		d.Offloaded = d.Offloaded || c.Offloaded
 		d.Counters.BytesIn += counts[c.In].Bytes
 		d.Counters.BytesOut += counts[c.Out].Bytes
+	}
+	if d.Offloaded { // those of some servers would pass for all
+		d.Counters.BytesIn, d.Counters.BytesOut = 0, 0
 	}
 }

@@ -128,6 +128,11 @@ func (k *keeper) planFor(p *provision, facts plan.Facts) error {
 	if p.cfg.Balance.Offload && facts.Flowtable == plan.No {
 		k.log.Warn("balance.offload changes nothing: this kernel has no flowtables (CONFIG_NF_FLOW_TABLE_INET)")
 	}
+	for _, l := range p.cfg.Listeners {
+		if l.Offloads() && facts.Flowtable == plan.No {
+			k.log.Warn("offload changes nothing: this kernel has no flowtables (CONFIG_NF_FLOW_TABLE_INET)", "listener", l.Name)
+		}
+	}
 	with, err := launchOf(p.cfg)
 	if err != nil {
 		return err

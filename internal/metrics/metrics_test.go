@@ -114,6 +114,23 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// What nobody counts has no value: connections are counted, bytes are not.
+func TestOffloadedBytes(t *testing.T) {
+	_, text := page(t, func(context.Context) (*admin.Status, error) {
+		s := full()
+		s.Listeners[0].Offloaded, s.Pools[0].Servers[0].Offloaded = true, true
+		return s, nil
+	})
+	for _, name := range []string{"salp_listener_bytes_in_total{", "salp_listener_bytes_out_total{", "salp_server_bytes_in_total{", "salp_server_bytes_out_total{"} {
+		if strings.Contains(text, "\n"+name) {
+			t.Errorf("there is a %s...}", name)
+		}
+	}
+	if !strings.Contains(text, "\nsalp_server_connections_total{") || !strings.Contains(text, "\nsalp_listener_connections_total{") {
+		t.Errorf("connections are not there:\n%s", text)
+	}
+}
+
 // The page is as Prometheus' own linter wants it, and every metric has a value in a full status.
 func TestLint(t *testing.T) {
 	gatherer, err := Gather(full())

@@ -109,9 +109,9 @@ var listenerFamilies = []family{
 		"haproxy_frontend_limit_session_rate", func(l *admin.Listener) float64 { return float64(l.Limits.Rate) }),
 	ofListener("salp_listener_limit_connection_rate_per_client", "New connections that may come in a second from one client address; 0 when there is no bound.", gauge,
 		"", func(l *admin.Listener) float64 { return float64(l.Limits.ClientRate) }),
-	ofListener("salp_listener_bytes_in_total", "Bytes that clients sent to servers.", counter,
+	bytesOfListener("salp_listener_bytes_in_total", "Bytes that clients sent to servers. Listeners with offload have none: nobody counts them.",
 		"haproxy_frontend_bytes_in_total", func(l *admin.Listener) float64 { return float64(l.Counters.BytesIn) }),
-	ofListener("salp_listener_bytes_out_total", "Bytes that servers sent to clients.", counter,
+	bytesOfListener("salp_listener_bytes_out_total", "Bytes that servers sent to clients. Listeners with offload have none: nobody counts them.",
 		"haproxy_frontend_bytes_out_total", func(l *admin.Listener) float64 { return float64(l.Counters.BytesOut) }),
 	ofListener("salp_listener_retries_total", "Connects to servers that failed and were made again before the client noticed.", counter,
 		"haproxy_backend_retry_warnings_total", func(l *admin.Listener) float64 { return float64(l.Counters.Retries) }),
@@ -146,6 +146,15 @@ var listenerFamilies = []family{
 
 func ofListener(name, help string, kind prometheus.ValueType, haproxy string, value func(*admin.Listener) float64) family {
 	return family{name, help, kind, []string{"listener"}, haproxy, listeners(func(l *admin.Listener, emit emit) { emit(value(l), l.Name) })}
+}
+
+// bytesOfListener leaves out those whose bytes are not counted: a 0 would be wrong.
+func bytesOfListener(name, help, haproxy string, value func(*admin.Listener) float64) family {
+	return family{name, help, counter, []string{"listener"}, haproxy, listeners(func(l *admin.Listener, emit emit) {
+		if !l.Offloaded {
+			emit(value(l), l.Name)
+		}
+	})}
 }
 
 func listeners(values func(*admin.Listener, emit)) func(*admin.Status, emit) {
@@ -211,9 +220,9 @@ var serverFamilies = []family{
 		"haproxy_server_current_sessions", func(s *admin.PoolServer) float64 { return float64(s.Active) }),
 	ofServer("salp_server_limit_connections", "Connections that a server may have at once; 0 when there is no bound.", gauge,
 		"haproxy_server_limit_sessions", func(s *admin.PoolServer) float64 { return float64(s.MaxConnections) }),
-	ofServer("salp_server_bytes_in_total", "Bytes that were sent to a server.", counter,
+	bytesOfServer("salp_server_bytes_in_total", "Bytes that were sent to a server. Servers of a listener with offload have none: nobody counts them.",
 		"haproxy_server_bytes_in_total", func(s *admin.PoolServer) float64 { return float64(s.BytesIn) }),
-	ofServer("salp_server_bytes_out_total", "Bytes that a server sent.", counter,
+	bytesOfServer("salp_server_bytes_out_total", "Bytes that a server sent. Servers of a listener with offload have none: nobody counts them.",
 		"haproxy_server_bytes_out_total", func(s *admin.PoolServer) float64 { return float64(s.BytesOut) }),
 	ofServer("salp_server_retries_total", "Connects to a server that failed and went on to another.", counter,
 		"haproxy_server_retry_warnings_total, haproxy_server_redispatch_warnings_total", func(s *admin.PoolServer) float64 { return float64(s.Retries) }),
@@ -245,6 +254,15 @@ var serverFamilies = []family{
 func ofServer(name, help string, kind prometheus.ValueType, haproxy string, value func(*admin.PoolServer) float64) family {
 	return family{name, help, kind, []string{"pool", "server", "address"}, haproxy,
 		servers(func(p *admin.Pool, s *admin.PoolServer, emit emit) { emit(value(s), p.Name, s.Name, s.Address) })}
+}
+
+// bytesOfServer is bytesOfListener for a server.
+func bytesOfServer(name, help, haproxy string, value func(*admin.PoolServer) float64) family {
+	return family{name, help, counter, []string{"pool", "server", "address"}, haproxy, servers(func(p *admin.Pool, s *admin.PoolServer, emit emit) {
+		if !s.Offloaded {
+			emit(value(s), p.Name, s.Name, s.Address)
+		}
+	})}
 }
 
 func servers(values func(*admin.Pool, *admin.PoolServer, emit)) func(*admin.Status, emit) {

@@ -27,6 +27,9 @@ const (
 	CTMarkKey  Field = "ct mark"
 	IIFNameKey Field = "iifname"
 	OIFNameKey Field = "oifname"
+
+	IPOriginalDaddr  Field = "ct original ip daddr" // what the connection's first packet was sent to, before translation
+	IP6OriginalDaddr Field = "ct original ip6 daddr"
 )
 
 // fieldTypes are the types of sets that the fields are looked up in.
@@ -34,7 +37,7 @@ var fieldTypes = map[Field]string{
 	IPSaddr: "ipv4_addr", IPDaddr: "ipv4_addr", IP6Saddr: "ipv6_addr", IP6Daddr: "ipv6_addr",
 	TCPSPort: "inet_service", TCPDPort: "inet_service", UDPSPort: "inet_service", UDPDPort: "inet_service",
 	THSPort: "inet_service", THDPort: "inet_service", L4ProtoKey: "inet_proto", MarkKey: "mark", CTMarkKey: "mark",
-	IIFNameKey: "ifname", OIFNameKey: "ifname",
+	IIFNameKey: "ifname", OIFNameKey: "ifname", IPOriginalDaddr: "ipv4_addr", IP6OriginalDaddr: "ipv6_addr",
 }
 
 // SaddrOf is the field of the source address of a family.
@@ -51,6 +54,14 @@ func DaddrOf(f Family) Field {
 		return IP6Daddr
 	}
 	return IPDaddr
+}
+
+// OriginalDaddrOf is the field of what the first packet of a connection was sent to, of a family.
+func OriginalDaddrOf(f Family) Field {
+	if f == IPv6 {
+		return IP6OriginalDaddr
+	}
+	return IPOriginalDaddr
 }
 
 // Key is what a map is asked with: Fields, NumGen, JHash or MaskedMark.

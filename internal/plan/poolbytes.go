@@ -35,7 +35,7 @@ func (s countedServer) element() string {
 // account counts a server's bytes. One address can be counted once: of a server in two pools, the first pool has it.
 func (t *poolsTable) account(s poolServer, f Family, proto byte) {
 	c := countedServer{s.Address, proto, s.Pool + "-" + s.label}
-	if t.accounted[c.element()] {
+	if t.accounted[c.element()] || len(t.Flowtables) > 0 && t.uncounted[c.element()] {
 		return
 	}
 	t.accounted[c.element()] = true
@@ -49,7 +49,7 @@ func (t *poolsTable) account(s poolServer, f Family, proto byte) {
 
 // accounting are the chains that see all packets to and from servers: the client's in the first, the servers' answers in the second.
 func (t *poolsTable) accounting() []Chain {
-	to := Chain{Name: bytesChain, Type: "filter", Hook: "forward", Rules: []NFTRule{
+	to := Chain{Name: bytesChain, Type: "filter", Hook: "forward", Priority: afterFilters, Rules: []NFTRule{
 		rule("not for a server", CTStatus{Bits: []string{"dnat"}, Not: true}, back),
 		rule("what servers answer", CTDirection{Reply: true}, Goto{Chain: answersChain})}}
 	from, refused := Chain{Name: answersChain}, Chain{Name: refusedChain}
@@ -59,6 +59,9 @@ func (t *poolsTable) accounting() []Chain {
 		if t.checked[f] {
 			refused.Rules = append(refused.Rules, t.unheard(f))
 		}
+	}
+	for _, f := range t.families { // whose bytes are counted has left by now
+		from.Rules = append(from.Rules, t.passOn(f)...)
 	}
 	switch {
 	case len(from.Rules) == 0:

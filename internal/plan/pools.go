@@ -87,20 +87,23 @@ type ServerCounters struct {
 	ServerFact
 	Connections map[string]string // new connections, by listener: what the counter has as packets
 	In, Out     string            // bytes to the server and from it
+	Offloaded   bool              // its flows pass no rules, so bytes are not counted
 }
 
-// CountersOf names the counters of the kernel path's servers, so that their values can be told.
-func CountersOf(cfg *config.Config, f Facts) []ServerCounters {
+// CountersOf names the counters of the kernel path's servers, so that their values can be told. Offloading says that the table has a flowtable.
+func CountersOf(cfg *config.Config, servers []ServerFact, offloading bool) []ServerCounters {
 	var all []ServerCounters
+	offloaded := uncounted(cfg, servers)
 	for _, p := range cfg.Pools {
 		users := kernelUsers(cfg, p.Name)
 		if len(users) == 0 {
 			continue
 		}
-		for _, s := range serversOf(p, f.Servers) {
+		for _, s := range serversOf(p, servers) {
 			c := ServerCounters{ServerFact: s.ServerFact, Connections: map[string]string{}, In: "in-" + p.Name + "-" + s.label, Out: "out-" + p.Name + "-" + s.label}
 			for _, l := range users {
 				c.Connections[l.Name] = connectionsCounter(l, s)
+				c.Offloaded = c.Offloaded || offloading && offloaded[countedServer{to: s.Address, proto: protoNumber(l.Transport)}.element()]
 			}
 			all = append(all, c)
 		}
@@ -130,7 +133,10 @@ func protoNumber(t config.Transport) byte {
 
 // poolsTable is the table of the kernel path. Its Chains are empty when no listener has it.
 func (r *recipe) poolsTable(cfg *config.Config) Table {
-	t := poolsTable{recipe: r, Table: Table{Name: PoolsTable(r.kernel)}, accounted: map[string]bool{}}
+	t := poolsTable{recipe: r, Table: Table{Name: PoolsTable(r.kernel)}, accounted: map[string]bool{}, uncounted: uncounted(cfg, r.facts.Servers)}
+	if f := t.flowtable(cfg); f != nil {
+		t.Flowtables = []Flowtable{*f}
+	}
 	for _, l := range cfg.Listeners {
 		if l.Via == config.ViaKernel {
 			t.listener(l, cfg.Pool(l.Pool))
@@ -153,6 +159,9 @@ type poolsTable struct {
 	shown     map[Family][]string // elements: servers that see the client's
 	counted   map[Family][]countedServer
 	accounted map[string]bool     // elements: counted servers
+	uncounted map[string]bool     // elements: servers that are not counted when there is a flowtable
+	offloaded map[Family][]string // elements: listeners' addresses and servers whose flows go past the rules
+	ruled     map[Family][]string // elements: the same of other listeners, whose flows do not
 	checked   map[Family]bool     // servers of the family are checked
 	retried   map[Family][]string // elements: servers whose clients would get another one if they tried again
 }
@@ -232,6 +241,7 @@ func (t *poolsTable) family(l *config.Listener, p *config.Pool, f Family, chain 
 			add(&t.proxied, f, element)
 		}
 		t.account(s, f, proto)
+		t.offload(l, f, element)
 		if proto == TCP && p.Check != nil {
 			t.tryAgain(s, f, fits, element)
 		}

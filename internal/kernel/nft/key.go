@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"salp/internal/kernel/wire"
 	"salp/internal/plan"
 )
 
@@ -42,6 +43,13 @@ func metaKey(key expr.MetaKey) func(*compiler, uint32) {
 
 func ctMark(c *compiler, to uint32) { c.put(&expr.Ct{Key: expr.CtKeyMARK, Register: to}) }
 
+// ctOriginal loads a part of the tuple of the connection's first packet.
+func ctOriginal(key uint32) func(*compiler, uint32) {
+	return func(c *compiler, to uint32) {
+		c.raw("ct", be32(unix.NFTA_CT_KEY, key), be32(unix.NFTA_CT_DREG, to), wire.U8(unix.NFTA_CT_DIRECTION, 0))
+	}
+}
+
 const (
 	network   = expr.PayloadBaseNetworkHeader
 	transport = expr.PayloadBaseTransportHeader
@@ -63,6 +71,9 @@ var fields = map[plan.Field]fieldSource{
 	plan.CTMarkKey:  {"mark", 0, 0, ctMark},
 	plan.IIFNameKey: {"ifname", 0, 0, metaKey(expr.MetaKeyIIFNAME)},
 	plan.OIFNameKey: {"ifname", 0, 0, metaKey(expr.MetaKeyOIFNAME)},
+
+	plan.IPOriginalDaddr:  {"ipv4_addr", 0, 0, ctOriginal(unix.NFT_CT_DST_IP)},
+	plan.IP6OriginalDaddr: {"ipv6_addr", 0, 0, ctOriginal(unix.NFT_CT_DST_IP6)},
 }
 
 // load puts fields one after the other into the registers from a word on, what they imply before them, and returns the length in bytes.
