@@ -136,7 +136,7 @@ func freePort(t *testing.T) uint16 {
 // logged waits for a line of the access log and returns all there are.
 func (r *rig) logged(part string) {
 	r.t.Helper()
-	for end := time.Now().Add(5 * time.Second); !strings.Contains(r.log.String(), part); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(r.log.String(), part); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			r.t.Fatalf("the log has no %q:\n%s", part, r.log.String())
 		}
@@ -185,7 +185,7 @@ func (r *rig) ask(name string, slowly bool, protocols ...string) (string, error)
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	if slowly {
 		conn = &dribble{Conn: conn}
 	}
@@ -298,7 +298,7 @@ pools: {p: {servers: ["%s"]}}
 			return "", err
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 		fmt.Fprint(conn, say)
 		if say == "" {
 			defer func(begin time.Time) {
@@ -362,7 +362,7 @@ func hello(address string) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	fmt.Fprintln(conn, "hello")
 	return bufio.NewReader(conn).ReadString('\n')
 }

@@ -231,7 +231,7 @@ func (r *rig) sum() listen.Counters {
 func (r *rig) until(what string, ok func(*listen.Counters) bool) listen.Counters {
 	r.t.Helper()
 	var sum listen.Counters
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if sum = r.sum(); ok(&sum) {
 			return sum
 		}
@@ -253,7 +253,7 @@ type peer struct {
 }
 
 func newPeer(t testing.TB, c net.Conn) *peer {
-	if err := c.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Error(err)
 	}
 	return &peer{t, c.(*net.TCPConn), bufio.NewReader(c)}

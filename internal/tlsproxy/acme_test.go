@@ -41,7 +41,7 @@ func TestACME(t *testing.T) {
 	cert := startPebble(t, dir, directory, listener, dns.Addr().String())
 	r := newRigWith(t, http.HandlerFunc(echo), listener, fmt.Sprintf(`{acme: {names: [www.acme.example], directory: "https://%s/dir", authority: ca.pem, state: %s/state}}`, directory, dir),
 		map[string][]byte{"ca.pem": cert})
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		c, err := tls.Dial("tcp", r.address, &tls.Config{ServerName: "www.acme.example", InsecureSkipVerify: true})
 		if err == nil {
 			leaf := c.ConnectionState().PeerCertificates[0]
@@ -110,7 +110,7 @@ func startPebble(t *testing.T, dir, address, challenged, dns string) []byte {
 			t.Logf("pebble:\n%s", log)
 		}
 	})
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			c.Close()

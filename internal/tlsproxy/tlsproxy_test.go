@@ -190,7 +190,7 @@ func (r *rig) client(http2 bool) *http.Client {
 func (r *rig) active(t *testing.T, want uint64) {
 	t.Helper()
 	got := make(chan uint64)
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		r.engine.Loops()[0].Post(func() { got <- r.counters.Active })
 		n := <-got
 		if n == want {

@@ -152,7 +152,7 @@ func (w *process) receive() {
 // until waits for a Beat whose counters are as wanted.
 func (w *process) until(what string, ok func(control.Stats) bool) {
 	w.t.Helper()
-	over := time.After(5 * time.Second)
+	over := time.After(20 * time.Second)
 	for {
 		select {
 		case s := <-w.beats:
@@ -160,7 +160,7 @@ func (w *process) until(what string, ok func(control.Stats) bool) {
 				return
 			}
 		case <-over:
-			w.t.Fatalf("no Beat within 5 s that says: %s", what)
+			w.t.Fatalf("no Beat within 20 s that says: %s", what)
 		}
 	}
 }
@@ -170,7 +170,7 @@ func (w *process) ended() error {
 	select {
 	case <-w.process.Done():
 		return w.process.Wait()
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		w.t.Fatal("the worker does not end")
 		return nil
 	}
@@ -183,7 +183,7 @@ func (w *process) dial(addr string) *net.TCPConn {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(15 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	return c
 }
 
