@@ -96,7 +96,7 @@ func (r *linkRecipe) masquerade() Chain {
 				address = SNAT{To: a}
 			}
 			c.Rules = append(c.Rules, rule("an address of link "+u.name, slices.Concat(out,
-				[]Expr{In{Key: Fields{SaddrOf(f)}, Set: u.ownSet(f), Not: true}, SaddrType{Types: []string{"local"}, Not: true}, address})...))
+				[]Expr{u.isOwn(f, true), SaddrType{Types: []string{"local"}, Not: true}, address})...))
 		}
 	}
 	return c
@@ -142,7 +142,7 @@ func (r *linkRecipe) guard(u *uplink) Chain {
 	c := Chain{Name: u.guardChain()}
 	for _, f := range r.families {
 		if u.serves(f) {
-			c.Rules = append(c.Rules, rule("an address of the link", u.isOwn(f), back))
+			c.Rules = append(c.Rules, rule("an address of the link", u.isOwn(f, false), back))
 		}
 	}
 	c.Rules = append(c.Rules, rule("an address of the interface", SaddrType{Types: []string{"local"}}, back))
@@ -156,12 +156,12 @@ func (r *linkRecipe) guard(u *uplink) Chain {
 	return c
 }
 
-// isOwn matches a source that is the link's. Nearly every link has one address, which is compared at a fifth of what a look into a set costs.
-func (u *uplink) isOwn(f Family) Expr {
+// isOwn matches a source that is (not: is not) the link's. Nearly every link has one address, which is compared at a fifth of what a look into a set costs.
+func (u *uplink) isOwn(f Family, not bool) Expr {
 	if own := u.own(f); len(own) == 1 {
-		return Saddr{Prefix: own[0]}
+		return Saddr{Prefix: own[0], Not: not}
 	}
-	return In{Key: Fields{SaddrOf(f)}, Set: u.ownSet(f)}
+	return In{Key: Fields{SaddrOf(f)}, Set: u.ownSet(f), Not: not}
 }
 
 const clampChain = "clamp"
