@@ -84,7 +84,13 @@ func TestCarrier(t *testing.T) {
 		t.Errorf("up %v, carrier %v while the peer is down", up, c)
 	}
 	r.run("ip", "link", "set", "p1", "up")
-	if up, c := carrier(); !up || !c {
-		t.Errorf("up %v, carrier %v while the peer is up", up, c)
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) { // the kernel says so up to a second later (net/core/link_watch.c)
+		up, c := carrier()
+		if up && c {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("up %v, carrier %v while the peer is up", up, c)
+		}
 	}
 }
