@@ -151,6 +151,10 @@ func TestKernelPathSource(t *testing.T) {
 		}
 	}
 
+	if out, code := r.command("plan", "-c", s.file, "--run-dir", s.dir); code != 0 || !strings.Contains(out, "this machine is as planned") {
+		t.Errorf("plan does not know that a server is drained: %s", out[max(0, len(out)-1000):])
+	}
+
 	r.kill(s.Pid(), syscall.SIGKILL)
 	<-s.Done()
 	still, _ := r.ask("tcp", "10.0.1.1:25", 300, manyV4)

@@ -7,24 +7,28 @@ import (
 	"time"
 
 	"salp/internal/admin"
+	"salp/internal/control"
 	"salp/internal/kernel"
 	"salp/internal/plan"
 )
 
 // hostFacts gathers what a plan needs to know about this machine. The addresses that the gateway with this run directory listens on
-// are not in the way of its next configuration.
+// are not in the way of its next configuration, and its servers are as it has them.
 func hostFacts(host *kernel.Host, runDir string) (plan.Facts, error) {
 	facts, err := host.Facts()
 	if err != nil {
 		return facts, err
 	}
-	own := gatewayListens(runDir)
-	facts.Listening = slices.DeleteFunc(facts.Listening, func(a netip.AddrPort) bool { return own[a] })
+	if status := running(runDir); status != nil {
+		own := listens(status)
+		facts.Listening = slices.DeleteFunc(facts.Listening, func(a netip.AddrPort) bool { return own[a] })
+		facts.Servers = servers(status)
+	}
 	return facts, nil
 }
 
-// gatewayListens returns the addresses that clients of a running gateway dial; none when no gateway runs or it does not answer us.
-func gatewayListens(runDir string) map[netip.AddrPort]bool {
+// running returns the status of a running gateway; nil when none runs or it does not answer us.
+func running(runDir string) *admin.Status {
 	client, err := admin.Dial(runDir)
 	if err != nil {
 		return nil
@@ -36,6 +40,11 @@ func gatewayListens(runDir string) map[netip.AddrPort]bool {
 	if err != nil {
 		return nil
 	}
+	return status
+}
+
+// listens returns the addresses that clients of a gateway dial.
+func listens(status *admin.Status) map[netip.AddrPort]bool {
 	own := map[netip.AddrPort]bool{}
 	for _, l := range status.Listeners {
 		for _, text := range l.Addresses {
@@ -45,4 +54,16 @@ func gatewayListens(runDir string) map[netip.AddrPort]bool {
 		}
 	}
 	return own
+}
+
+// servers returns the servers of a gateway's pools, as its kernel path has them.
+func servers(status *admin.Status) (all []plan.ServerFact) {
+	for _, p := range status.Pools {
+		for _, s := range p.Servers {
+			if a, err := netip.ParseAddrPort(s.Address); err == nil {
+				all = append(all, plan.ServerFact{Pool: p.Name, Server: s.Name, Address: a, Up: s.State == control.ServerUp})
+			}
+		}
+	}
+	return all
 }
