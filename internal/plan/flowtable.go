@@ -14,6 +14,19 @@ type Flowtable struct {
 	Devices []string `json:"devices"` // where packets are taken up; sorted
 }
 
+// mostDevices is how many a flowtable can have. (NFT_NETDEVICE_MAX in net/netfilter/nf_tables_api.c)
+const mostDevices = 256
+
+// newFlowtable returns nil when there are no devices.
+func newFlowtable(name string, devices []string) *Flowtable {
+	slices.Sort(devices)
+	devices = slices.Compact(devices)
+	if len(devices) == 0 {
+		return nil
+	}
+	return &Flowtable{Name: name, Devices: devices[:min(len(devices), mostDevices)]}
+}
+
 // FlowAdd puts the flow of a packet into a flowtable of the table. The rule must be in hook forward, and match TCP or UDP.
 type FlowAdd struct{ Flowtable string }
 

@@ -80,9 +80,9 @@ func (r *recipe) limits(t *Table) {
 		for _, a := range l.Listen {
 			where := []Expr{NFProto{Family: familyOf(a.Addr())}}
 			if !a.Addr().IsUnspecified() {
-				where = []Expr{Daddr{Prefix: netip.PrefixFrom(a.Addr().WithZone(""), a.Addr().BitLen())}}
+				where = []Expr{Daddr{Prefix: single(a.Addr().WithZone(""))}}
 			}
-			in.Rules = append(in.Rules, rule("listener "+l.Name, append(where, DPort{Ranges: []PortRange{{a.Port(), a.Port()}}}, bareSYN,
+			in.Rules = append(in.Rules, rule("listener "+l.Name, append(where, DPort{Ranges: onePort(a)}, bareSYN,
 				Mark{Mask: r.marks.Divert}, Jump{Chain: chain})...))
 		}
 	}

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"salp/internal/config"
@@ -65,7 +64,7 @@ func (r *linkRecipe) hairpins() []NFTRule {
 		}
 		for _, match := range forwardPorts(fwd, ports) {
 			rules = append(rules, rule(fmt.Sprintf("forward[%d]: asked from the inside", i), IIFName{Names: inside}, OIFName{Names: inside},
-				CTStatus{Bits: []string{"dnat"}}, Daddr{Prefix: netip.PrefixFrom(fwd.To.Addr(), fwd.To.Addr().BitLen())}, match, Masquerade{}))
+				CTStatus{Bits: []string{"dnat"}}, Daddr{Prefix: single(fwd.To.Addr())}, match, Masquerade{}))
 		}
 	}
 	return rules
@@ -149,7 +148,7 @@ func (r *linkRecipe) guard(u *uplink) Chain {
 	for _, f := range r.families {
 		if u.serves(f) {
 			c.Rules = append(c.Rules,
-				rule("asks for an address", Saddr{Prefix: netip.PrefixFrom(wildcard(f), wildcard(f).BitLen())}, back),
+				rule("asks for an address", Saddr{Prefix: single(wildcard(f))}, back),
 				rule("a source that is not the link's", NFProto{Family: f}, Counter{Name: u.leaked()}, Verdict{Word: "drop"}))
 		}
 	}

@@ -9,17 +9,13 @@ func (r *linkRecipe) flowtable() *Flowtable {
 	if !r.cfg.Balance.Offload || r.facts.Flowtable != Yes || len(inside) == 0 {
 		return nil
 	}
-	f := &Flowtable{Name: "links-flows"}
+	var devices []string
 	for _, i := range r.facts.Interfaces {
 		if slices.Contains(inside, i.Name) || slices.Contains(r.wans(), i.Name) {
-			f.Devices = append(f.Devices, i.Name)
+			devices = append(devices, i.Name)
 		}
 	}
-	slices.Sort(f.Devices)
-	if f.Devices = slices.Compact(f.Devices); len(f.Devices) == 0 {
-		return nil
-	}
-	return f
+	return newFlowtable("links-flows", devices)
 }
 
 // offloadChain lets the flow of a packet pass without rules.

@@ -67,7 +67,7 @@ func (r *linkRecipe) rulesOf(f Family, u *uplink, local bool) []Rule {
 	}
 	bound(ruleLocal, ruleDevice, Rule{OIF: way.Dev})
 	for _, a := range way.Addresses {
-		bound(ruleBound, ruleSource, Rule{From: netip.PrefixFrom(a, a.BitLen())})
+		bound(ruleBound, ruleSource, Rule{From: single(a)})
 	}
 	return rules
 }

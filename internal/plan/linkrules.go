@@ -130,7 +130,7 @@ func (r *linkRecipe) resolve(f Family, places []config.Place) (prefixes []netip.
 		case p.Name != "":
 			moving = true
 			for _, a := range r.facts.Names[p.Name] {
-				prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+				prefixes = append(prefixes, single(a))
 			}
 		case p.List != "":
 			moving = true

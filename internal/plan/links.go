@@ -166,10 +166,10 @@ func (r *linkRecipe) near(f Family) []netip.Prefix {
 func (u *uplink) addresses(f Family) []netip.Prefix {
 	var all []netip.Prefix
 	for _, a := range u.way(f).Addresses {
-		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+		all = append(all, single(a))
 	}
 	if a := u.Masquerade.Of(int(f)); a.IsValid() {
-		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+		all = append(all, single(a))
 	}
 	return all
 }

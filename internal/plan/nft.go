@@ -143,6 +143,11 @@ type (
 // PortRange is an inclusive range of ports.
 type PortRange struct{ First, Last uint16 }
 
+func onePort(a netip.AddrPort) []PortRange { return []PortRange{{a.Port(), a.Port()}} }
+
+// single is the prefix of one address alone.
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
 // Bits of the TCP flags. (RFC 9293, 3.1)
 const (
 	FIN byte = 1 << iota

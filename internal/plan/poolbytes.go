@@ -1,9 +1,6 @@
 package plan
 
-import (
-	"fmt"
-	"net/netip"
-)
+import "net/netip"
 
 // Every packet that is forwarded passes the chain that counts the servers' bytes, whether it is of a server or not. So it asks each question
 // once, the one that most packets fail first, and a packet that is counted leaves.
@@ -28,9 +25,7 @@ func (s countedServer) in() string  { return "in-" + s.name }
 func (s countedServer) out() string { return "out-" + s.name }
 
 // element is the server as a key of sets.
-func (s countedServer) element() string {
-	return fmt.Sprintf("%s . %s . %d", s.to.Addr(), protoText(s.proto), s.to.Port())
-}
+func (s countedServer) element() string { return serviceKey(s.to, s.proto) }
 
 // account counts a server's bytes. One address can be counted once: of a server in two pools, the first pool has it.
 func (t *poolsTable) account(s poolServer, f Family, proto byte) {
@@ -104,10 +99,6 @@ func (t *poolsTable) bytes(f Family, comment, name string, key Fields, counter f
 	}
 	return rules
 }
-
-func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
-
-func onePort(a netip.AddrPort) []PortRange { return []PortRange{{a.Port(), a.Port()}} }
 
 // unheard keeps a server's refusal from the client, whose TCP then sends its SYN again, and has another server chosen for it: connection tracking
 // has just forgotten the connection, as it does when a reset is the only answer, and is "dying" only for this packet. (nf_conntrack_tcp_packet in

@@ -11,9 +11,6 @@ import (
 const (
 	poolsFlows      = "pools-flows"
 	offloadedServer = "offloaded" // sets: what is dialled and the server that it is sent to
-
-	// mostDevices is how many a flowtable can have. (NFT_NETDEVICE_MAX in net/netfilter/nf_tables_api.c)
-	mostDevices = 256
 )
 
 // flowtable is that of the kernel path, or nil when there is to be none, or cannot be. Any interface may turn out to lead to a client or to a
@@ -22,17 +19,13 @@ func (t *poolsTable) flowtable(cfg *config.Config) *Flowtable {
 	if t.facts.Flowtable != Yes || !slices.ContainsFunc(cfg.Listeners, (*config.Listener).Offloads) {
 		return nil
 	}
-	f := &Flowtable{Name: poolsFlows}
+	var devices []string
 	for _, i := range t.interfaces {
 		if i.Up && !i.Loopback && !i.Peer && !i.Enslaved { // what a bridge's port hears is the bridge's
-			f.Devices = append(f.Devices, i.Name)
+			devices = append(devices, i.Name)
 		}
 	}
-	slices.Sort(f.Devices)
-	if f.Devices = f.Devices[:min(len(f.Devices), mostDevices)]; len(f.Devices) == 0 {
-		return nil
-	}
-	return f
+	return newFlowtable(poolsFlows, devices)
 }
 
 // uncounted are the servers that a listener with offload uses, as keys of sets: rules see a few packets of theirs, so their bytes are not told.
@@ -41,7 +34,7 @@ func uncounted(cfg *config.Config, facts []ServerFact) map[string]bool {
 	for _, l := range cfg.Listeners {
 		if l.Offloads() {
 			for _, s := range serversOf(cfg.Pool(l.Pool), facts) {
-				all[countedServer{to: s.Address, proto: protoNumber(l.Transport)}.element()] = true
+				all[serviceKey(s.Address, protoNumber(l.Transport))] = true
 			}
 		}
 	}

@@ -103,7 +103,7 @@ func CountersOf(cfg *config.Config, servers []ServerFact, offloading bool) []Ser
 			c := ServerCounters{ServerFact: s.ServerFact, Connections: map[string]string{}, In: "in-" + p.Name + "-" + s.label, Out: "out-" + p.Name + "-" + s.label}
 			for _, l := range users {
 				c.Connections[l.Name] = connectionsCounter(l, s)
-				c.Offloaded = c.Offloaded || offloading && offloaded[countedServer{to: s.Address, proto: protoNumber(l.Transport)}.element()]
+				c.Offloaded = c.Offloaded || offloading && offloaded[serviceKey(s.Address, protoNumber(l.Transport))]
 			}
 			all = append(all, c)
 		}
@@ -166,6 +166,11 @@ type poolsTable struct {
 	retried   map[Family][]string // elements: servers whose clients would get another one if they tried again
 }
 
+// serviceKey spells an address, a protocol and a port as a key of sets.
+func serviceKey(a netip.AddrPort, proto byte) string {
+	return fmt.Sprintf("%s . %s . %d", a.Addr().WithZone(""), protoText(proto), a.Port())
+}
+
 func add(to *map[Family][]string, f Family, element string) {
 	if *to == nil {
 		*to = map[Family][]string{}
@@ -201,10 +206,10 @@ func (t *poolsTable) listener(l *config.Listener, p *config.Pool) {
 			used = true
 			if a.Addr().IsUnspecified() {
 				t.direct = append(t.direct, rule("listener "+l.Name, NFProto{Family: f}, DaddrType{Types: []string{"local"}},
-					DPort{Ranges: []PortRange{{a.Port(), a.Port()}}, Proto: proto}, Goto{Chain: chain}))
+					DPort{Ranges: onePort(a), Proto: proto}, Goto{Chain: chain}))
 				continue
 			}
-			add(&t.services, f, fmt.Sprintf("%s . %s . %d : goto %s", a.Addr().WithZone(""), protoText(proto), a.Port(), chain))
+			add(&t.services, f, serviceKey(a, proto)+" : goto "+chain)
 		}
 		if used {
 			t.family(l, p, f, chain, limits, servers)
@@ -234,7 +239,7 @@ func (t *poolsTable) family(l *config.Listener, p *config.Pool, f Family, chain 
 		t.Chains = append(t.Chains, Chain{Name: serverChain(l, s), Rules: []NFTRule{
 			rule("server "+s.Server, Counter{Name: counter}, L4Proto{Protos: []byte{proto}}, DNAT{Family: f, To: s.Address}),
 		}})
-		element := fmt.Sprintf("%s . %s . %d", s.Address.Addr(), protoText(proto), s.Address.Port())
+		element := serviceKey(s.Address, proto)
 		if l.Source == config.SourceClient {
 			add(&t.shown, f, element)
 		} else {
