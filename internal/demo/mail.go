@@ -236,9 +236,9 @@ func (c *cluster) startSending() *sending {
 }
 
 // finish ends the sending and tells how it went. Sessions that began before cut may have been cut; others that failed are an error.
-func (c *cluster) finish(s *sending, cut time.Time) error {
-	for end := time.Now().Add(enoughWithin); s.count() < enough+len(c.senders) && time.Now().Before(end); {
-		time.Sleep(sessionEvery)
+func (c *cluster) finish(ctx context.Context, s *sending, cut time.Time) error {
+	for end := time.Now().Add(enoughWithin); ctx.Err() == nil && s.count() < enough+len(c.senders) && time.Now().Before(end); {
+		pause(ctx, sessionEvery)
 	}
 	s.stop()
 	s.ended.Wait()
@@ -287,7 +287,7 @@ func (c *cluster) kill(ctx context.Context) error {
 	found := time.Since(killed)
 	pause(ctx, settle)
 	c.page.line("    %s", fmt.Sprintf("after %d ms its check says that it is down", found.Milliseconds()))
-	if err := c.finish(load, killed); err != nil {
+	if err := c.finish(ctx, load, killed); err != nil {
 		return err
 	}
 	if err := c.servers[1].start(); err != nil {
@@ -326,7 +326,7 @@ func (c *cluster) drain(ctx context.Context) error {
 	if _, err := c.await(ctx, 3); err != nil {
 		return err
 	}
-	return c.finish(load, time.Time{})
+	return c.finish(ctx, load, time.Time{})
 }
 
 // command runs a salp command as an operator would and shows it.
@@ -355,7 +355,7 @@ func (c *cluster) reloadAndUpgrade(ctx context.Context) error {
 		return err
 	}
 	pause(ctx, settle)
-	return c.finish(load, time.Time{})
+	return c.finish(ctx, load, time.Time{})
 }
 
 // byKernel shows the same without a process in the way of the bytes.
