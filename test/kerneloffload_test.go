@@ -1,13 +1,11 @@
 package test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,10 +41,7 @@ type offloaded struct {
 // is drained or goes down means to them what it always does.
 func TestKernelPathOffload(t *testing.T) {
 	r := newKernelRig(t, 2)
-	features, _ := r.command("features")
-	if !strings.Contains(squeezed(features), "nft flowtable yes") {
-		t.Skip("skipped: this kernel has no flowtables (CONFIG_NF_FLOW_TABLE_INET)")
-	}
+	r.needFlowtables()
 	for i, h := range r.net.Servers {
 		tell, err := h.Serve("[::]:26", lab.Tell)
 		r.must(err)
@@ -56,9 +51,7 @@ func TestKernelPathOffload(t *testing.T) {
 		t.Cleanup(func() { _ = closeIt() })
 	}
 	before := r.look()
-	file := filepath.Join(r.dir, "passes.nft")
-	r.must(writeFile(file, passes))
-	r.gw("nft", "-f", file)
+	r.nft(passes)
 	s := r.start(offloadedPath)
 	o := &offloaded{kernelRig: r, flows: map[string]*conversation{}}
 	o.open()
@@ -87,14 +80,12 @@ func TestKernelPathOffload(t *testing.T) {
 	r.wantAsBefore(before)
 }
 
-// converse connects to a lab.Tell server.
+// converse connects to a lab.Tell server, for as long as the whole test takes.
 func (o *offloaded) converse(to string, from netip.Addr) *conversation {
 	o.Helper()
-	c, err := o.net.Client().DialWith(to, lab.DialOptions{From: netip.AddrPortFrom(from, 0), Timeout: patience})
-	o.must(err)
-	o.Cleanup(func() { c.Close() })
-	o.must(c.SetDeadline(time.Now().Add(10 * patience)))
-	return &conversation{r: o.rig, conn: c, read: bufio.NewReader(c)}
+	v := o.rig.converse(netip.AddrPortFrom(from, 0), to)
+	o.must(v.conn.SetDeadline(time.Now().Add(10 * patience)))
+	return v
 }
 
 // open makes a flow to each server of either family, and one of UDP that lives long enough to be taken up.
@@ -142,11 +133,10 @@ func (o *offloaded) question() (string, error) {
 func (o *offloaded) unseen() {
 	o.Helper()
 	const each = 50
-	packets := func() int { return packetsIn(o.gw("nft", "list", "counter", "inet", "passes", "passed")) }
 	for _, v := range o.flows {
 		v.exchange("taken up by the server's answer")
 	}
-	before, sent := packets(), 0
+	before, sent := o.passed(), 0
 	for _, v := range o.flows {
 		for i := range each {
 			v.exchange(fmt.Sprint(i))
@@ -159,7 +149,7 @@ func (o *offloaded) unseen() {
 		o.must(err)
 		sent += 2
 	}
-	seen := packets() - before
+	seen := o.passed() - before
 	o.Logf("more than %d packets were sent, rules saw %d", sent, seen)
 	if seen > sent/20 {
 		o.Errorf("rules saw %d of %d packets", seen, sent)

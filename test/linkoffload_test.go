@@ -2,7 +2,6 @@ package test
 
 import (
 	"encoding/binary"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -17,20 +16,29 @@ const passes = `table inet passes {
 }
 `
 
+// passed is how many packets rules have seen.
+func (r *rig) passed() int {
+	r.Helper()
+	return packetsIn(r.gw("nft", "list", "counter", "inet", "passes", "passed"))
+}
+
+// needFlowtables skips a test where the kernel has none.
+func (r *rig) needFlowtables() {
+	r.Helper()
+	if features, _ := r.command("features"); !strings.Contains(squeezed(features), "nft flowtable yes") {
+		r.Skip("skipped: this kernel has no flowtables (CONFIG_NF_FLOW_TABLE_INET)")
+	}
+}
+
 // TestLinkOffload has flows carried past the rules, on kernels that can: hardly a packet of theirs is seen by rules, they go by their links
 // with the links' addresses, and a link that goes down means to them what it always does.
 func TestLinkOffload(t *testing.T) {
 	for _, what := range []string{"reset", "keep"} {
 		t.Run(what, func(t *testing.T) {
 			o := newOffice(t, 1)
-			features, _ := o.command("features")
-			if !strings.Contains(squeezed(features), "nft flowtable yes") {
-				t.Skip("skipped: this kernel has no flowtables (CONFIG_NF_FLOW_TABLE_INET)")
-			}
+			o.needFlowtables()
 			o.bcp38()
-			file := filepath.Join(o.dir, "passes.nft")
-			o.must(writeFile(file, passes))
-			o.gw("nft", "-f", file)
+			o.nft(passes)
 			s := o.start(plainLinks("  spread: flow\n  offload: true\n  on_link_down: "+what+"\n", ""))
 			c := o.catch(o.net.Internet, "203.0.113.10:7777")
 			o.catchAt(o.net.Internet, "[2001:db8:80::10]:7777", c)
@@ -48,7 +56,6 @@ func TestLinkOffload(t *testing.T) {
 func (o *office) unseen(flows []*held, c *catcher) {
 	o.Helper()
 	const each = 50
-	packets := func() int { return packetsIn(o.gw("nft", "list", "counter", "inet", "passes", "passed")) }
 	send := func(times int) (sent int) {
 		for _, h := range flows {
 			for range times {
@@ -65,9 +72,9 @@ func (o *office) unseen(flows []*held, c *catcher) {
 		return sent
 	}
 	send(3) // TCP flows are taken up by their first packet from the inside; UDP ones once both sides were heard
-	before := packets()
+	before := o.passed()
 	sent := send(each)
-	seen := packets() - before
+	seen := o.passed() - before
 	o.Logf("%d packets were sent, rules saw %d", sent, seen)
 	if seen > sent/20 {
 		o.Errorf("rules saw %d of %d packets", seen, sent)

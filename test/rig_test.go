@@ -276,11 +276,17 @@ func (r *rig) dialFrom(from netip.AddrPort, to string) *net.TCPConn {
 // tell connects to a server of lab.Tell, has bytes echoed, and returns the open connection and what the server saw.
 func (r *rig) tell(to string) (*conversation, lab.Peer) {
 	r.Helper()
-	v := &conversation{r: r, conn: r.dial(to)}
-	v.read = bufio.NewReader(v.conn)
+	v := r.converse(netip.AddrPort{}, to)
 	seen := v.told()
 	v.exchange("hello")
 	return v, seen
+}
+
+// converse connects to a server of lab.Tell, which has not spoken yet.
+func (r *rig) converse(from netip.AddrPort, to string) *conversation {
+	r.Helper()
+	c := r.dialFrom(from, to)
+	return &conversation{r: r, conn: c, read: bufio.NewReader(c)}
 }
 
 // conversation is a connection to a server that echoes lines.
