@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"net/smtp"
 	"os"
@@ -155,7 +156,7 @@ pools:
 				select {
 				case <-stop:
 					return
-				case <-time.After(20 * time.Millisecond):
+				case <-time.After(time.Duration(10+rand.IntN(20)) * time.Millisecond): // senders in step would each have one server alone, in turn
 				}
 				began := time.Now()
 				err := r.sendMail(from, "10.0.1.1:25")
