@@ -69,13 +69,18 @@ func (a *Attempt) Handle(l *engine.Loop, ev engine.Event) Progress {
 		return Waiting
 	case ev&(engine.Error|engine.Hangup) != 0:
 		e := sock.Error(int(a.fd))
-		if e != syscall.ECONNRESET && e != syscall.EPIPE {
+		switch {
+		case e != syscall.ECONNRESET && e != syscall.EPIPE:
 			return a.failed(l, e)
+		case a.reachedItself():
+			return a.failed(l, syscall.ECONNREFUSED)
 		}
 		a.Errno = e
 		return Broken
 	case ev&engine.Out == 0:
 		return Waiting
+	case a.reachedItself():
+		return a.failed(l, syscall.ECONNREFUSED)
 	}
 	switch {
 	case a.kept:
@@ -87,6 +92,18 @@ func (a *Attempt) Handle(l *engine.Loop, ev engine.Event) Progress {
 		a.aroundKnown(l)
 	}
 	return Connected
+}
+
+// reachedItself says whether the socket is connected to itself: the server was of this host, nobody listens there any more, and the kernel chose
+// its port for the socket, so that the SYN met it as a simultaneous open (RFC 9293, 3.5). Who connects in another's name cannot, and the ports that
+// the kernel chooses are not the privileged ones, so most need not ask.
+func (a *Attempt) reachedItself() bool {
+	server, source := a.dial.Server, a.dial.Source.Addr()
+	if server.Port() < 1024 || source.IsValid() && source != server.Addr() {
+		return false
+	}
+	local, e := sock.Local(int(a.fd))
+	return e == 0 && local == server
 }
 
 // resume goes on after an answer from another goroutine.
