@@ -100,13 +100,18 @@ func (s *Server) stream(c net.Conn) {
 	}
 }
 
-// Drain has clients of HTTP/2 told to open no more streams. Those of HTTP/1.1 are the proxy's. Clients whose handshake is under way are served, and told when all
-// handshakes are done. It must be called when no more connections are accepted, and does not wait.
+// firstRequest is how long a client has for its first request when its handshake was under way as the listener began to drain: told to leave before that, it would have
+// connected in vain (RFC 9113, 6.8 asks for a round trip at least).
+const firstRequest = time.Second
+
+// Drain has clients of HTTP/2 told to open no more streams. Those of HTTP/1.1 are the proxy's. Clients whose handshake is under way are served, and told a while after
+// all handshakes are done. It must be called when no more connections are accepted, and does not wait.
 func (s *Server) Drain() {
 	late := s.newStreaming()
 	go s.streaming.Swap(late).shutdown()
 	go func() {
 		s.greeting.Lock() // for good
+		time.Sleep(firstRequest)
 		late.shutdown()
 	}()
 }
