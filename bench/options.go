@@ -25,6 +25,7 @@ type options struct {
 	window   time.Duration
 	quick    bool
 	firewall bool
+	profile  bool   // take samples of what the kernel does
 	salp     string // the program to measure; empty: built from the sources here
 	json     string
 	write    string
@@ -49,6 +50,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	f.DurationVar(&o.window, "window", 2*time.Second, "how long a measurement lasts")
 	f.BoolVar(&o.quick, "quick", false, "one short round in the transparent mode, under a minute: to see that it works, not for figures")
 	f.BoolVar(&o.firewall, "firewall", false, "put a stateful firewall on the gateway, for all peers alike")
+	f.BoolVar(&o.profile, "profile", false, "also tell what share of the machine's time packets take on their way through the kernel (needs perf)")
 	f.StringVar(&o.salp, "salp", "", "the salp program to measure (built from ./cmd/salp)")
 	f.StringVar(&o.json, "json", "", "also write all samples as JSON to this `file`, - for standard output")
 	f.StringVar(&o.write, "write", "", "replace the tables between the markers in this Markdown `file`")
@@ -92,7 +94,7 @@ func (o *options) check() error {
 	case o.warm < 0 || o.warm > maxWindow:
 		return fmt.Errorf("-warm %v: 0 to %v are possible", o.warm, maxWindow)
 	}
-	return nil
+	return profiled(o.profile)
 }
 
 func rowName(r row) string             { return r.name }

@@ -21,6 +21,7 @@ type report struct {
 	Window   time.Duration
 	Quick    bool
 	Firewall bool     // the gateway tracks connections for all peers
+	Profile  bool     // what share of the time packets took on their way was measured too
 	Failed   []string // measurements that were made again, and why
 	Results  []*result
 }
@@ -45,6 +46,7 @@ func newReport(ctx context.Context, o options, peers []contender) *report {
 		Window:   o.window,
 		Quick:    o.quick,
 		Firewall: o.firewall,
+		Profile:  o.profile,
 	}
 	for _, c := range peers {
 		d := described{Name: c.name, Note: c.note}
@@ -88,6 +90,7 @@ func (x *result) values(of func(sample) float64) []float64 {
 func cost(s sample) float64        { return s.Cost }
 func rate(s sample) float64        { return s.Rate }
 func wholeCPU(s sample) float64    { return s.Machine }
+func way(s sample) float64         { return s.Way }
 func kernelMem(s sample) float64   { return s.Kernel }
 func descriptors(s sample) float64 { return s.Descriptors }
 
@@ -159,7 +162,7 @@ func (r *report) tables() []table {
 	var all []table
 	for _, row := range rows {
 		for _, m := range modes {
-			t := table{title: fmt.Sprintf("%s, %s: %s", row.name, m, row.what), head: heading(row, m)}
+			t := table{title: fmt.Sprintf("%s, %s: %s", row.name, m, row.what), head: r.heading(row, m)}
 			for _, p := range r.Peers {
 				if x := r.find(row, m, p.Name); x != nil {
 					t.rows = append(t.rows, r.line(row, m, x))
@@ -173,12 +176,15 @@ func (r *report) tables() []table {
 	return all
 }
 
-func heading(r row, m mode) []string {
+func (r *report) heading(row row, m mode) []string {
 	times := "× " + m.reference() + " (min–max)"
-	if r.job.Hold {
-		return []string{"", r.cost, times, "descriptors", "kernel kB, all three hosts", "goal"}
+	switch {
+	case row.job.Hold:
+		return []string{"", row.cost, times, "descriptors", "kernel kB, all three hosts", "goal"}
+	case r.Profile:
+		return []string{"", row.cost, times, row.rate, times, "machine " + row.cost, "way %", "× " + m.bare() + " by it", "goal"}
 	}
-	return []string{"", r.cost, times, r.rate, times, "machine " + r.cost, "goal"}
+	return []string{"", row.cost, times, row.rate, times, "machine " + row.cost, "goal"}
 }
 
 func (r *report) line(row row, m mode, x *result) []string {
@@ -191,6 +197,10 @@ func (r *report) line(row row, m mode, x *result) []string {
 		line = append(line, figure(median(x.values(descriptors))), figure(median(x.values(kernelMem))))
 	} else {
 		line = append(line, figure(median(x.values(rate))), ratioOf(x.values(rate), base.values(rate)).String(), figure(median(x.values(wholeCPU))))
+		if r.Profile {
+			base := r.find(row, m, m.bare())
+			line = append(line, figure(100*median(x.values(way))), ratioOf(x.values(byWay), base.values(byWay)).String())
+		}
 	}
 	return append(line, r.goals(row, m, x.Peer))
 }
@@ -248,6 +258,9 @@ func (r *report) facts() []string {
 	}
 	if r.Firewall {
 		list = append(list, "a stateful firewall on the gateway: the kernel tracks connections for all peers")
+	}
+	if r.Profile {
+		list = append(list, "way: what the processors spent, of all that they were busy with, on filters, connection tracking, translation and routing in the kernel")
 	}
 	if r.Quick {
 		list = append(list, "a quick run: to see that it works, not for figures")

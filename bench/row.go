@@ -135,6 +135,14 @@ func (m mode) reference() string {
 	return "haproxy"
 }
 
+// bare is the contender that forwards without a process, by which others of that kind are judged.
+func (m mode) bare() string {
+	if m == links {
+		return masquerader
+	}
+	return "direct"
+}
+
 // carries says whether a row makes sense in the mode.
 func (m mode) carries(r row) bool { return m != links && m != pools || opaque(r) && !r.job.Hold }
 

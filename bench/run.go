@@ -17,6 +17,7 @@ type sample struct {
 	Cost        float64 // the peer's own processor time for a unit, or its memory for a connection, in the row's unit of cost
 	Rate        float64 // units per second
 	Machine     float64 // processor time of the whole machine for a unit, client and server included
+	Way         float64 // the share of Machine that packets took on their way through filters and routing, with -profile
 	Failures    int64   // connections that failed
 	Descriptors float64 // of the peer, for a connection
 	Kernel      float64 // kB of kernel memory for a connection, on the whole machine
@@ -169,7 +170,8 @@ func (t *trial) speed() (s sample, err error) {
 	if err != nil {
 		return s, err
 	}
-	if err := t.sleep(t.options.window); err != nil {
+	way, err := t.observe()
+	if err != nil {
 		return s, err
 	}
 	to, err := t.moment(client)
@@ -187,6 +189,7 @@ func (t *trial) speed() (s sample, err error) {
 		Cost:     t.row.per(to.peer-from.peer, units),
 		Rate:     units / (to.count.Elapsed - from.count.Elapsed).Seconds(),
 		Machine:  t.row.per(to.machine-from.machine, units),
+		Way:      way,
 		Failures: to.count.Failures,
 	}, nil
 }
