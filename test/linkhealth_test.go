@@ -73,13 +73,7 @@ func TestLinkProbes(t *testing.T) {
 // TestLinkLossAndLatency takes a link down that loses half of the probes, none of them thrice in a row, and one whose probes take long.
 func TestLinkLossAndLatency(t *testing.T) {
 	o := newOffice(t, 1)
-	var delay atomic.Int64
-	_, err := o.net.Internet.Serve("[::]:8081", func(c *net.TCPConn) {
-		_, _ = bufio.NewReader(c).ReadString('\n')
-		time.Sleep(time.Duration(delay.Load()))
-		fmt.Fprint(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-	})
-	o.must(err)
+	delay := o.slowServer("[::]:8081", 0)
 	s := o.start(strings.Replace(checkedLinks("ping: [203.0.113.12], every: 100ms, fall: 3, rise: 2, window: 12, loss: 30%, damping: 0"), "weight: 1}",
 		"weight: 1, check: {http: [\"http://203.0.113.14:8081/\"], every: 300ms, timeout: 250ms, fall: 2, rise: 2, window: 4, latency: 80ms, damping: 0}}", 1))
 	s.checked()
@@ -152,4 +146,39 @@ func TestLinkAdapts(t *testing.T) {
 	if counts["virtua"]+counts["embratel"] != 400 || counts["virtua"] > 130 || counts["virtua"] < 45 {
 		t.Errorf("400 flows: %v", counts)
 	}
+}
+
+// TestLinkAdaptsToLatency has the weight of a link follow how long its probes take, in both directions.
+func TestLinkAdaptsToLatency(t *testing.T) {
+	o := newOffice(t, 4)
+	delay := o.slowServer("[::]:8081", 10*time.Millisecond)
+	s := o.start(strings.NewReplacer("weight: 2}", `weight: 1, adapt: latency, check: {http: ["http://203.0.113.14:8081/"], every: 200ms, timeout: 190ms, window: 4}}`).
+		Replace(plainLinks("  spread: flow\n", "")))
+	s.awaitLinks(bothUp)
+	s.await("probed", func(st *admin.Status) bool { return serves(st) && st.Links[0].RTT > 0 && st.Links[0].Share == 0.5 })
+	delay.Store(int64(60 * time.Millisecond))
+	st := s.await("giving virtua less", func(st *admin.Status) bool { return serves(st) && st.Links[0].Share < 0.3 })
+	if share := st.Links[0].Share; share < 0.19 {
+		t.Errorf("share %v, and a quarter of the weight is the least", share)
+	}
+	counts := o.spread(400, func(i int) string { return fmt.Sprintf("203.0.113.%d:80", 13+i%10) })
+	if counts["virtua"]+counts["embratel"] != 400 || counts["virtua"] > 150 || counts["virtua"] < 45 {
+		t.Errorf("400 flows: %v", counts)
+	}
+	delay.Store(int64(10 * time.Millisecond))
+	s.await("giving virtua its share again", func(st *admin.Status) bool { return serves(st) && st.Links[0].Share > 0.4 })
+}
+
+// slowServer answers HTTP on the Internet, each request after the time that it returns.
+func (o *office) slowServer(address string, first time.Duration) *atomic.Int64 {
+	o.Helper()
+	delay := new(atomic.Int64)
+	delay.Store(int64(first))
+	_, err := o.net.Internet.Serve(address, func(c *net.TCPConn) {
+		_, _ = bufio.NewReader(c).ReadString('\n')
+		time.Sleep(time.Duration(delay.Load()))
+		fmt.Fprint(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+	})
+	o.must(err)
+	return delay
 }
