@@ -57,7 +57,7 @@ func explainOne(err error) {
 	case e.Errno == unix.EOPNOTSUPP && e.Operation == "add" && strings.HasPrefix(e.Object, "nft table"):
 		e.Hint = "this kernel has no tables with an owner: Salp needs Linux 5.12 or newer with nf_tables"
 	case e.Errno == unix.EOPNOTSUPP || e.Errno == unix.EINVAL && strings.HasPrefix(e.Object, "nft"):
-		e.Hint = "this kernel does not support it in the inet family: `salp doctor` tells what is missing"
+		e.Hint = "this kernel does not support it in the inet family: `salp features` tells what is missing"
 	case e.Errno == unix.EPERM && strings.HasPrefix(e.Object, "nft table"):
 		e.Hint = "another process owns a table of this name, or CAP_NET_ADMIN is missing"
 	}
