@@ -152,11 +152,11 @@ func TestLinkAdapts(t *testing.T) {
 func TestLinkAdaptsToLatency(t *testing.T) {
 	o := newOffice(t, 4)
 	delay := o.slowServer("[::]:8081", 10*time.Millisecond)
-	s := o.start(strings.NewReplacer("weight: 2}", `weight: 1, adapt: latency, check: {http: ["http://203.0.113.14:8081/"], every: 200ms, timeout: 190ms, window: 4}}`).
+	s := o.start(strings.NewReplacer("weight: 2}", `weight: 1, adapt: latency, check: {http: ["http://203.0.113.14:8081/"], every: 500ms, timeout: 450ms, window: 4}}`).
 		Replace(plainLinks("  spread: flow\n", "")))
 	s.awaitLinks(bothUp)
 	s.await("probed", func(st *admin.Status) bool { return serves(st) && st.Links[0].RTT > 0 && st.Links[0].Share == 0.5 })
-	delay.Store(int64(60 * time.Millisecond))
+	delay.Store(int64(300 * time.Millisecond))
 	st := s.await("giving virtua less", func(st *admin.Status) bool { return serves(st) && st.Links[0].Share < 0.3 })
 	if share := st.Links[0].Share; share < 0.19 {
 		t.Errorf("share %v, and a quarter of the weight is the least", share)
