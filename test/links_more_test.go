@@ -484,7 +484,7 @@ func TestExplainFlows(t *testing.T) {
 	if e := explain("10.1.0.100", "10.1.0.10:80"); e.Action != "local" {
 		t.Errorf("%+v", e)
 	}
-	out, code := o.command("explain", "-c", s.file, "--run-dir", s.dir, "10.1.0.100", "203.0.113.10:25")
+	out, code := o.command("explain", "--run-dir", s.dir, "10.1.0.100", "203.0.113.10:25")
 	for _, want := range []string{"in by lan0", "decides", "link: embratel", "kernel: by wan2 via 198.51.100.1, table 8122, as said"} {
 		if code != 0 || !strings.Contains(out, want) {
 			t.Errorf("explain does not say %q: %d\n%s", want, code, out)

@@ -24,6 +24,7 @@ print which rule decides and why each one before it does not.`,
   salp explain --client 10.0.1.5 --url mail.example:25 --method CONNECT --at "2026-11-25 22:30"`,
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
+			file = fileOf(file, runDir)
 			switch {
 			case len(args) == 2 && request.client == "" && request.url == "":
 				return explainFlow(env, file, runDir, args[0], args[1], &flow, request.json)
@@ -35,7 +36,7 @@ print which rule decides and why each one before it does not.`,
 			return explainRequest(env, file, &request)
 		},
 	}
-	fileFlag(cmd, &file)
+	runningFileFlag(cmd, &file)
 	runDirFlag(cmd, &runDir)
 	request.add(cmd)
 	flow.add(cmd)

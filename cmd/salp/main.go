@@ -120,6 +120,11 @@ func fileFlag(cmd *cobra.Command, file *string) {
 	cmd.Flags().StringVarP(file, "config", "c", defaultFile, "configuration `file`")
 }
 
+// runningFileFlag adds -c to a command that may be about a running gateway.
+func runningFileFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVarP(file, "config", "c", "", "configuration `file` (default that of the running gateway, or "+defaultFile+")")
+}
+
 // runDirFlag adds --run-dir to a command that runs a gateway or talks to one.
 func runDirFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "run-dir", defaultRunDir, "`directory` of the running gateway's socket and state")

@@ -22,7 +22,7 @@ func newPlanCommand(env *environment) *cobra.Command {
 configuration, then every difference between that and this machine now. Changes nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := config.Load(file)
+			cfg, err := config.Load(fileOf(file, runDir))
 			if err != nil {
 				return tellFaults(env, err)
 			}
@@ -37,7 +37,7 @@ configuration, then every difference between that and this machine now. Changes 
 			return nil
 		},
 	}
-	fileFlag(cmd, &file)
+	runningFileFlag(cmd, &file)
 	runDirFlag(cmd, &runDir)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&noDiff, "no-diff", false, "do not compare with this machine (that needs root)")
