@@ -325,7 +325,7 @@ func TestTrafficNeedsTheRules(t *testing.T) {
 		g.alive(true)
 		g.proxy(61440, true)
 		g.serve(to4, lab.Echo)
-		for range 10 { // it stalls when the two sequences have drifted far enough apart
+		for range 40 { // it stalls when the two sequences have drifted far enough apart
 			if _, err := g.echo(to4, 8<<20); err != nil || g.invalid() {
 				return
 			}
