@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -26,23 +25,26 @@ func profiled(on bool) error {
 	return nil
 }
 
-// observe waits for the length of a window, and returns what share of the processors' busy time packets took on their way through the kernel's filters and routing;
-// 0 without -profile.
-func (t *trial) observe() (share float64, err error) {
+// observe waits for the length of a window, and with -profile returns the file of the samples that were taken in it. They are read when the window has been measured, for
+// that costs time of its own.
+func (t *trial) observe() (samples string, err error) {
 	if !t.options.profile {
-		return 0, t.sleep(t.options.window)
+		return "", t.sleep(t.options.window)
 	}
-	file := filepath.Join(t.net.dir, "perf.data")
-	record := exec.CommandContext(t.ctx, "perf", "record", "-q", "-a", "-F", "3997", "-o", file, "--", "sleep", fmt.Sprint(t.options.window.Seconds()))
+	samples = filepath.Join(t.net.dir, "perf.data")
+	record := exec.CommandContext(t.ctx, "perf", "record", "-q", "-a", "-F", "3997", "-o", samples, "--", "sleep", fmt.Sprint(t.options.window.Seconds()))
 	if out, err := record.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("perf record: %w\n%s", err, out)
+		return "", fmt.Errorf("perf record: %w\n%s", err, out)
 	}
-	return shareOf(t.ctx, file)
+	return samples, nil
 }
 
-// shareOf reads what perf has written.
-func shareOf(ctx context.Context, file string) (float64, error) {
-	out, err := exec.CommandContext(ctx, "perf", "report", "-i", file, "--stdio", "--no-children", "-F", "overhead,symbol").Output()
+// shareOf returns what share of the processors' busy time packets took on their way through the kernel's filters and routing; 0 without samples.
+func shareOf(ctx context.Context, samples string) (float64, error) {
+	if samples == "" {
+		return 0, nil
+	}
+	out, err := exec.CommandContext(ctx, "perf", "report", "-i", samples, "--stdio", "--no-children", "-F", "overhead,symbol").Output()
 	if err != nil {
 		return 0, fmt.Errorf("perf report: %w", err)
 	}
@@ -52,9 +54,8 @@ func shareOf(ctx context.Context, file string) (float64, error) {
 // pathShare adds up the lines of perf's report that are of the way, as a share of all that are not idleness.
 func pathShare(text string) (float64, error) {
 	var way, busy float64
-	lines := bufio.NewScanner(strings.NewReader(text))
-	for lines.Scan() {
-		f := strings.Fields(lines.Text()) // 2.19%  [k] fib_rules_lookup
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line) // 2.19%  [k] fib_rules_lookup
 		if len(f) < 3 || !strings.HasSuffix(f[0], "%") || strings.Contains(f[2], "halt") || strings.Contains(f[2], "idle") {
 			continue
 		}

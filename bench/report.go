@@ -178,13 +178,14 @@ func (r *report) tables() []table {
 
 func (r *report) heading(row row, m mode) []string {
 	times := "× " + m.reference() + " (min–max)"
-	switch {
-	case row.job.Hold:
+	if row.job.Hold {
 		return []string{"", row.cost, times, "descriptors", "kernel kB, all three hosts", "goal"}
-	case r.Profile:
-		return []string{"", row.cost, times, row.rate, times, "machine " + row.cost, "way %", "× " + m.bare() + " by it", "goal"}
 	}
-	return []string{"", row.cost, times, row.rate, times, "machine " + row.cost, "goal"}
+	head := []string{"", row.cost, times, row.rate, times, "machine " + row.cost}
+	if r.Profile {
+		head = append(head, "way %", "× "+m.bare()+" by it")
+	}
+	return append(head, "goal")
 }
 
 func (r *report) line(row row, m mode, x *result) []string {

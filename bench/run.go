@@ -170,11 +170,15 @@ func (t *trial) speed() (s sample, err error) {
 	if err != nil {
 		return s, err
 	}
-	way, err := t.observe()
+	samples, err := t.observe()
 	if err != nil {
 		return s, err
 	}
 	to, err := t.moment(client)
+	if err != nil {
+		return s, err
+	}
+	way, err := shareOf(t.ctx, samples)
 	if err != nil {
 		return s, err
 	}
