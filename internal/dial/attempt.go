@@ -69,11 +69,8 @@ func (a *Attempt) Handle(l *engine.Loop, ev engine.Event) Progress {
 		return Waiting
 	case ev&(engine.Error|engine.Hangup) != 0:
 		e := sock.Error(int(a.fd))
-		switch {
-		case e != syscall.ECONNRESET && e != syscall.EPIPE:
+		if e != syscall.ECONNRESET && e != syscall.EPIPE {
 			return a.failed(l, e)
-		case a.reachedItself():
-			return a.failed(l, syscall.ECONNREFUSED)
 		}
 		a.Errno = e
 		return Broken
