@@ -24,16 +24,15 @@ print which rule decides and why each one before it does not.`,
   salp explain --client 10.0.1.5 --url mail.example:25 --method CONNECT --at "2026-11-25 22:30"`,
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			file = fileOf(file, runDir)
 			switch {
 			case len(args) == 2 && request.client == "" && request.url == "":
-				return explainFlow(env, file, runDir, args[0], args[1], &flow, request.json)
+				return explainFlow(env, fileOf(file, runDir), runDir, args[0], args[1], &flow, request.json)
 			case len(args) > 0:
 				return usageError{errors.New("explain needs SRC and DST:PORT, or --client ADDRESS and --url URL")}
 			case request.client == "" || request.url == "":
 				return usageError{errors.New("explain needs --client ADDRESS and --url URL, or SRC and DST:PORT")}
 			}
-			return explainRequest(env, file, &request)
+			return explainRequest(env, fileOf(file, runDir), &request)
 		},
 	}
 	runningFileFlag(cmd, &file)

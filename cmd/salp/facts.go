@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -46,24 +43,15 @@ func running(runDir string) *admin.Status {
 	return status
 }
 
-// fileOf returns the file that was named, or that of the running gateway, or the usual one. A gateway that was started with a relative name
-// has it from its working directory.
+// fileOf returns the file that was named, or that of the running gateway, or the usual one.
 func fileOf(named, runDir string) string {
 	if named != "" {
 		return named
 	}
-	status := running(runDir)
-	if status == nil || status.ConfigFile == "" {
-		return defaultFile
-	}
-	if filepath.IsAbs(status.ConfigFile) {
+	if status := running(runDir); status != nil {
 		return status.ConfigFile
 	}
-	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", status.PID))
-	if err != nil {
-		return defaultFile
-	}
-	return filepath.Join(cwd, status.ConfigFile)
+	return defaultFile
 }
 
 // listens returns the addresses that clients of a gateway dial.

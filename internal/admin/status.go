@@ -15,9 +15,9 @@ type Status struct {
 	Since      time.Time  `json:"since"`          // when the keeper started
 	Uptime     float64    `json:"uptime_seconds"` // since then
 	RunDir     string     `json:"run_dir"`
-	ConfigFile string     `json:"config_file"`
-	Generation uint64     `json:"generation"` // of the configuration in force, from 1
-	Alive      bool       `json:"alive"`      // a worker answers, so new connections are taken in
+	ConfigFile string     `json:"config_file"` // absolute
+	Generation uint64     `json:"generation"`  // of the configuration in force, from 1
+	Alive      bool       `json:"alive"`       // a worker answers, so new connections are taken in
 	Workers    []Worker   `json:"workers"`
 	Restarts   uint64     `json:"restarts"`          // workers that were replaced because they crashed or hung
 	Reload     *Reload    `json:"reload,omitempty"`  // the last one, when there was one

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -106,6 +107,14 @@ func (g *gateway) Stop(ctx context.Context) error {
 	return g.do(ctx, func() { g.keeper.down = true; g.keeper.stop("asked to by the admin socket") })
 }
 
+// absolute spells a file so that it is the same for who reads a status in another directory.
+func absolute(file string) string {
+	if whole, err := filepath.Abs(file); err == nil {
+		return whole
+	}
+	return file
+}
+
 // status describes the gateway now, and compares the kernel with the plan if that is wanted, which takes time. It belongs to the loop.
 func (k *keeper) status(now time.Time, compare bool) admin.Status {
 	s := admin.Status{
@@ -115,7 +124,7 @@ func (k *keeper) status(now time.Time, compare bool) admin.Status {
 		Since:      k.since,
 		Uptime:     now.Sub(k.since).Seconds(),
 		RunDir:     k.options.RunDir,
-		ConfigFile: k.options.ConfigFile,
+		ConfigFile: absolute(k.options.ConfigFile),
 		Generation: k.inForce(),
 		Alive:      k.takesIn(now),
 		Workers:    []admin.Worker{},
